@@ -1,0 +1,323 @@
+"""The config of a whole run, as frozen pydantic models. Imports nothing heavy.
+
+A config comes from a recipe (a YAML file shipped in ``recipes/``, or any path) and overrides in dotted form
+(``budget.fraction=0.03``), the same for ``--set`` and for sweeps. Defaults are ours, not the paper's: see README.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bridge_ray.errors import UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+AnswerType = Literal["choice", "boolean", "number", "text"]
+System = Literal["student_base", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Corpus(Model):
+    """Where the examples come from, and how many go to each split.
+
+    ``columns`` maps our fields (id, question, context, options, answer, domain) to the file's columns; only
+    question is required. ``train: null`` takes every row that dev and test leave.
+    """
+
+    source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
+    path: str | None = None
+    columns: dict[str, str] = {}
+    answer_type: AnswerType | None = None  # None: inferred from the options and the answers
+    train: Positive | None = None
+    dev: Annotated[int, Field(ge=0)] = 0
+    test: Annotated[int, Field(ge=0)] = 100
+    near_duplicate: Share = 0.9  # Jaccard similarity of word 3-grams from which train and test rows are reported
+
+    @model_validator(mode="after")
+    def _needs(self) -> Corpus:
+        if self.source == "generated" and self.train is None:
+            raise ValueError("a generated corpus needs corpus.train, the number of questions to make")
+        if self.source != "generated" and self.path is None:
+            raise ValueError(f"corpus.source {self.source} needs corpus.path")
+        if self.source in ("jsonl", "parquet") and "question" not in self.columns:
+            raise ValueError("corpus.columns needs an entry for question, e.g. {question: q, answer: a}")
+        unknown = set(self.columns) - {"id", "question", "context", "options", "answer", "domain"}
+        if unknown:
+            raise ValueError(f"corpus.columns has unknown field {sorted(unknown)[0]!r}")
+        return self
+
+
+class Score(Model):
+    samples: Positive = 8
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    max_tokens: Positive = 128
+    difficulty: Literal["entropy", "error"] = "entropy"
+
+
+class Embed(Model):
+    model: str = "ta"
+
+
+class Budget(Model):
+    """The teacher's budget; the bound that is reached first counts."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = 0.05
+    max_queries: Positive | None = None
+    max_usd: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Budget:
+        if self.fraction is None and self.max_queries is None and self.max_usd is None:
+            raise ValueError("budget needs at least one of fraction, max_queries, max_usd")
+        return self
+
+
+class Select(Model):
+    strategy: Literal["bridge", "random", "entropy", "coverage", "kcenter", "kmeans"] = "bridge"
+    difficulty_weight: Share = 0.5
+    neighbours: Positive = 15
+
+
+class Price(Model):
+    """US dollars per million tokens."""
+
+    input: Annotated[float, Field(ge=0)]
+    output: Annotated[float, Field(ge=0)]
+
+
+class StandIn(Model):
+    answers: Literal["expert", "recorded"] = "expert"
+    file: str | None = None
+
+
+class Teacher(Model):
+    base_url: str | None = None  # None with no standin: the provider's default address
+    model: str = "gpt-4o"
+    mode: Literal["chat", "batch"] = "chat"
+    key_file: str | None = None  # else the environment variable OPENAI_API_KEY
+    store: str | None = None  # None: STORAGE/teacher
+    max_tokens: Positive = 512
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    guided: bool = True
+    concurrency: Positive = 8
+    rpm: Positive | None = None
+    tpm: Positive | None = None
+    price: Price | None = None
+    standin: StandIn | None = None
+
+
+class Lora(Model):
+    rank: Positive = 64
+    alpha: Positive = 128
+
+
+class Schedule(Model):
+    """One optimiser schedule: linear warm-up, then cosine to a tenth of the peak."""
+
+    lr: Annotated[float, Field(gt=0)]
+    warmup: Share = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] = 1.0
+
+
+class TATrain(Schedule):
+    lr: Annotated[float, Field(gt=0)] = 1.0e-4
+    epochs: Annotated[float, Field(gt=0)] = 5
+
+
+class TA(Model):
+    model: str = "embedded:smollm2-135m"
+    adapter: str | None = None
+    lora: Lora = Lora()
+    train: TATrain = TATrain()
+    serve: Literal["merged", "adapter"] = "merged"
+
+
+class Amplify(Model):
+    """Up to ``samples`` sampled answers after the greedy one; ``verify`` says which one may stay."""
+
+    samples: Annotated[int, Field(ge=0)] = 3
+    temperature: Annotated[float, Field(gt=0)] = 0.7
+    max_tokens: Positive = 256
+    hint: bool = True
+    verify: Literal["gold", "self_consistency", "off"] = "gold"
+    max_error_fraction: Share = 0.01
+
+
+class PruneLayers(Model):
+    prune_layers_of: str = "ta"
+    keep: Positive
+
+
+class Phase(Model):
+    """A phase of the curriculum.
+
+    An epoch is corpus rows / global batch updates, whatever the number of rows the phase's source has, so that
+    every system takes the same number of updates. ``replay`` is the share of a phase's samples that is drawn
+    from the phase before it.
+    """
+
+    target: Literal["answer", "rationale"]
+    epochs: Annotated[float, Field(gt=0)] = 1
+    replay: Share = 0.0
+    order: Literal["shuffled", "easy_to_hard"] = "shuffled"
+
+
+class StudentTrain(Schedule):
+    lr: Annotated[float, Field(gt=0)] = 4.0e-4
+
+
+class Student(Model):
+    init: str | PruneLayers = PruneLayers(prune_layers_of="ta", keep=12)
+    train: StudentTrain = StudentTrain()
+    curriculum: tuple[Phase, ...] = (
+        Phase(target="answer", epochs=1),
+        Phase(target="rationale", epochs=3, replay=0.15, order="easy_to_hard"),
+    )
+
+
+class Evaluate(Model):
+    systems: tuple[System, ...] = ("student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
+    max_tokens: Positive = 256
+    resamples: Positive = 2000  # of the bootstrap
+
+
+class Engine(Model):
+    replicas: Positive = 1
+    tensor_parallel: Positive = 1
+    gpus: Annotated[float, Field(ge=0)] = 0
+    max_num_seqs: Positive = 64
+    max_model_len: Positive = 1024
+    kv_cache_gb: Positive = 2  # CPU engines only
+    enforce_eager: bool = False
+
+
+class Training(Model):
+    workers: Positive = 2
+    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    precision: Literal["bf16", "fp32"] = "bf16"
+    global_batch: Positive = 16
+    micro_batch: Positive = 8
+    seq_len: Positive = 512
+    checkpoint_every: Positive = 100  # updates
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    deepspeed: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _divides(self) -> Training:
+        if self.global_batch % self.workers:
+            raise ValueError(
+                f"training.global_batch {self.global_batch} is not a multiple of training.workers {self.workers}"
+            )
+        return self
+
+
+class Config(Model):
+    """A whole run. Field names are fixed: recipes, ``--set`` and sweeps all use them."""
+
+    name: str
+    seed: int = 0
+    storage: str = "storage"
+    corpus: Corpus = Corpus(train=600)
+    score: Score = Score()
+    embed: Embed = Embed()
+    budget: Budget = Budget()
+    select: Select = Select()
+    teacher: Teacher = Teacher()
+    ta: TA = TA()
+    amplify: Amplify = Amplify()
+    student: Student = Student()
+    evaluate: Evaluate = Evaluate()
+    engine: Engine = Engine()
+    training: Training = Training()
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not RUN_NAME.fullmatch(name):
+            raise ValueError(f"run name {name!r} may hold only letters, digits, '-', '_' and single dots between them")
+        return name
+
+    @property
+    def teacher_store(self) -> str:
+        return self.teacher.store or f"{self.storage.rstrip('/')}/teacher"
+
+
+def recipes() -> dict[str, Path]:
+    """Name -> file of every recipe in the package."""
+    return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+
+
+def load(recipe: str, overrides: Iterable[str] = (), **fields: str | None) -> Config:
+    """Read a recipe name or YAML file, apply ``a.b=c`` overrides and non-None top-level fields, validate.
+
+    Raises UserError with one line that names the field.
+    """
+    path = recipes().get(recipe) or Path(recipe)
+    if not path.is_file():
+        raise UserError(f"{recipe}: no such recipe or file; recipes: {', '.join(recipes())}")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: expected a mapping of config fields")
+    for override in overrides:
+        raw = _override(raw, override)
+    raw |= {key: value for key, value in fields.items() if value is not None}
+    raw.setdefault("name", path.stem)
+    return validate(raw, source=str(path))
+
+
+def validate(raw: Mapping[str, Any], source: str) -> Config:
+    """Build a Config, turning the first validation failure into a one-line UserError."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            message = "unknown field; `bridge-ray recipes` shows complete configs"
+        else:
+            message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{source}: {field or 'config'}: {message}") from error
+
+
+def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
+    """Return raw with one dotted override applied; the value is read as YAML."""
+    path, separator, text = override.partition("=")
+    if not separator or not all(path.split(".")):
+        raise UserError(f"--set {override}: expected field.path=value, e.g. budget.fraction=0.03")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: the value is not valid YAML") from error
+    return _put(raw, path.split("."), value)
+
+
+def _put(raw: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    key, rest = path[0], path[1:]
+    if isinstance(raw, list) and key.isdigit() and int(key) < len(raw):
+        return [_put(item, rest, value) if i == int(key) else item for i, item in enumerate(raw)]
+    base = raw if isinstance(raw, dict) else {}
+    return base | {key: _put(base.get(key), rest, value)}
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, every default spelled out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

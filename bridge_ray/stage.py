@@ -1,0 +1,110 @@
+"""Stages as inert values, and the only code that knows how one is skipped, run and recorded.
+
+A stage's output lives at ``STORAGE/stages/<name>/<fingerprint>/``. The fingerprint covers the stage's own config
+slice, its inputs' fingerprints and its version number; never resources, hosts or paths. The manifest is written
+last, so its presence means the stage is done: a run repeated does nothing, a run interrupted continues, and runs
+that have a stage in common share it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge_ray import storage
+from bridge_ray.config import Engine, Training
+from bridge_ray.progress import Progress
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a running stage is handed: where its inputs are, where its output goes, and what it may use."""
+
+    inputs: Mapping[str, str]  # input name -> location of that stage's output
+    out: str
+    engine: Engine
+    training: Training
+    progress: Progress
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline; knows neither its neighbours' insides nor who runs it.
+
+    ``identity`` is the JSON-able config slice (and content hashes) that decides the output. ``run`` writes the
+    output under ``Work.out`` and returns the stage's metrics, JSON-able too.
+    """
+
+    name: str
+    version: int
+    identity: Mapping[str, Any]
+    inputs: Mapping[str, Stage]
+    run: Callable[[Work], dict[str, Any]] = field(repr=False, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits."""
+        parts = {
+            "name": self.name,
+            "version": self.version,
+            "identity": self.identity,
+            "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage: where its output is, its metrics, and whether this call did the work."""
+
+    name: str
+    fingerprint: str
+    location: str
+    metrics: Mapping[str, Any]
+    seconds: float
+    skipped: bool
+
+
+def location(stage: Stage, root: str) -> str:
+    return storage.join(root, "stages", stage.name, stage.fingerprint)
+
+
+def done(stage: Stage, root: str) -> Done | None:
+    """The stage's record if it has finished before."""
+    out = location(stage, root)
+    manifest = storage.read_json(storage.join(out, "manifest.json"))
+    if manifest is None:
+        return None
+    return Done(stage.name, stage.fingerprint, out, manifest["metrics"], manifest["seconds"], skipped=True)
+
+
+def perform(stage: Stage, root: str, engine: Engine, training: Training, progress: Progress) -> Done:
+    """Run the stage unless its manifest says that it is done."""
+    if before := done(stage, root):
+        return before
+    out = location(stage, root)
+    inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
+    started = time.monotonic()
+    metrics = stage.run(Work(inputs, out, engine, training, progress, stage.fingerprint))
+    seconds = round(time.monotonic() - started, 1)
+    storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
+    return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)
+
+
+def _manifest(stage: Stage, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "fingerprint": stage.fingerprint,
+        "identity": dict(stage.identity),
+        "inputs": {name: upstream.fingerprint for name, upstream in stage.inputs.items()},
+        "metrics": metrics,
+        "seconds": seconds,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
