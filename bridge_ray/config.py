@@ -55,7 +55,7 @@ class Corpus(Model):
             raise ValueError("corpus.columns needs an entry for question, e.g. {question: q, answer: a}")
         unknown = set(self.columns) - {"id", "question", "context", "options", "answer", "domain"}
         if unknown:
-            raise ValueError(f"corpus.columns has unknown field {sorted(unknown)[0]!r}")
+            raise ValueError(f"corpus.columns has unknown field {min(unknown)!r}")
         return self
 
 

@@ -44,7 +44,8 @@ SELECTION = pa.schema(
         ("id", pa.int64()),
         ("rank", pa.int64()),  # 0 is bought first
         ("gain", pa.float64()),  # marginal gain of the strategy's objective; NaN where it has none
-        ("cluster", pa.int64()),  # rows of the corpus this row stands for: number of neighbours it covers best
+        ("cluster", pa.int64()),  # label of a coarse k-means (at most 32 clusters), for reading the selection
+        ("covers", pa.int64()),  # rows of the corpus whose most similar row of the ranking is this one
     ]
 )
 

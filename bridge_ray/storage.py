@@ -65,12 +65,27 @@ def read_json(location: str) -> Any | None:
     return None if data is None else json.loads(data)
 
 
-def read_table(location: str) -> pa.Table:
+def exists(location: str) -> bool:
+    from pyarrow.fs import FileType
+
+    fs, path = filesystem(location)
+    return bool(fs.get_file_info(path).type != FileType.NotFound)
+
+
+def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file or a folder of them, whole."""
     import pyarrow.parquet as pq
 
     fs, path = filesystem(location)
-    return pq.read_table(path, filesystem=fs)
+    return pq.read_table(path, columns=columns, filesystem=fs)
+
+
+def count_rows(location: str) -> int:
+    """Rows of a Parquet file or folder, from the footers alone."""
+    import pyarrow.dataset as ds
+
+    fs, path = filesystem(location)
+    return int(ds.dataset(path, filesystem=fs, format="parquet").count_rows())
 
 
 def write_table(location: str, table: pa.Table, row_group_size: int | None = None) -> None:

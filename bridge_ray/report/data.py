@@ -1,0 +1,48 @@
+"""Everything the page shows, as plain values: gathered by pipeline code, drawn by ``page``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Point:
+    """A training row on the map: two principal components of its embedding, entropy 0..1 (None: not scored)."""
+
+    x: float
+    y: float
+    entropy: float | None
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """One question with what teacher or TA wrote for it."""
+
+    question: str
+    answer: str | None
+    route: str  # teacher | ta | ta_hinted | label_only
+    rationale: str | None
+
+
+@dataclass(frozen=True)
+class TestRow:
+    """One test question and what each system answered: system -> (text, correct)."""
+
+    question: str
+    answer: str
+    replies: Mapping[str, tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class ReportData:
+    metrics: Mapping[str, Any]  # metrics.json
+    points: Sequence[Point]
+    losses: Mapping[str, Sequence[Mapping[str, float]]]  # training stage -> per update {update, phase, loss, lr, ...}
+    samples: Sequence[SampleRow]
+    tests: Sequence[TestRow]
+    config: str  # YAML
+    versions: Mapping[str, str]
+    reproduce: str  # the command

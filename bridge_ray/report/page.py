@@ -1,0 +1,124 @@
+"""One self-contained HTML page about a run: inline styles and SVG, no script, no request to anywhere.
+
+Text of the corpus is data: the template escapes all of it, and the page's own policy forbids scripts and requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+
+from bridge_ray.report import charts, summary
+from bridge_ray.report.data import ReportData
+
+ROUTES = {
+    "teacher": "bought from the teacher",
+    "ta": "written by the TA and verified",
+    "ta_hinted": "written by the TA once it was shown the answer",
+    "label_only": "no rationale held: only the label is used",
+    "errored": "left out after an error",
+}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One row of the amplification table."""
+
+    name: str
+    meaning: str
+    count: int
+    share: float
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML; whatever the metrics lack is left out."""
+    metrics = data.metrics
+    systems = summary.evaluated(metrics)
+    routes = _routes(metrics)
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            data=data,
+            metrics=metrics,
+            sentences=summary.sentences(metrics),
+            systems=systems,
+            meanings=summary.SYSTEMS,
+            system_bars=charts.bars(
+                [(name, scores["accuracy"], _interval(scores)) for name, scores in systems.items()]
+            ),
+            domains=_domains(systems),
+            map=charts.scatter(data.points),
+            levels=charts.LEVELS,
+            entropies=charts.histogram(data.points),
+            routes=routes,
+            routes_total=sum(route.count for route in routes),
+            route_segments=charts.stacked({route.name: route.count for route in routes}),
+            losses={stage: drawn for stage, history in data.losses.items() if (drawn := charts.lines(history))},
+            seconds_run=_seconds_run(metrics),
+            standin=summary.STANDIN,
+            WIDTH=charts.WIDTH,
+        )
+    )
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as '8.1 s', '3 min 20 s' or '2 h 05 min'."""
+    if not isinstance(seconds, int | float):
+        return "–"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("bridge_ray.report", ""),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": summary.percent,
+        "interval": summary.interval,
+        "count": summary.count,
+        "money": summary.money,
+        "duration": duration,
+    }
+    return environment
+
+
+def _interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
+    bounds = scores.get("interval")
+    return (bounds[0], bounds[1]) if bounds else None
+
+
+def _domains(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Domain -> system -> accuracy and n."""
+    domains: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, scores in systems.items():
+        for domain, cell in (scores.get("by_domain") or {}).items():
+            domains.setdefault(domain, {})[name] = cell
+    return dict(sorted(domains.items()))
+
+
+def _routes(metrics: Mapping[str, Any]) -> list[Route]:
+    rows = summary.lookup(metrics, "rows") or {}
+    counts = {name: rows.get(name) or 0 for name in ROUTES}
+    total = sum(counts.values())
+    return [Route(name, ROUTES[name], count, count / total) for name, count in counts.items()] if total else []
+
+
+def _seconds_run(metrics: Mapping[str, Any]) -> float:
+    """Seconds of the stages that this run did itself."""
+    stages = summary.lookup(metrics, "stages") or {}
+    return sum(stage.get("seconds") or 0.0 for stage in stages.values() if stage and not stage.get("skipped"))

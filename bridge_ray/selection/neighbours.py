@@ -1,0 +1,146 @@
+"""Geometry of the embedded corpus: centring, near-duplicates, neighbour graph, clusters.
+
+Vectors are float32 rows. Similarity is ``max(0, cos)``, and 1 of a row with itself. Searches are exact up to
+``exact_rows`` rows and go through faiss's inverted lists above.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge_ray.errors import UserError
+
+Vectors = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+EXACT_ROWS = 50_000
+BLOCK = 1024  # rows compared with one another at once when near-duplicates are merged
+PROBES = 32  # inverted lists that a search looks into
+NO_SPREAD = 1e-6  # a vector closer to the mean than this (of the longest vector) differs from it by rounding alone
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Symmetric similarity graph over n rows, in compressed rows.
+
+    The neighbours of row i, itself included, are ``rows[starts[i]:starts[i + 1]]`` in ascending order.
+    ``starts`` is (n + 1,) int64; ``rows`` (edges,) int64; ``similarities`` (edges,) float32 in (0, 1].
+    """
+
+    starts: Rows
+    rows: Rows
+    similarities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def around(self, row: int) -> tuple[Rows, NDArray[np.float32]]:
+        edges = slice(self.starts[row], self.starts[row + 1])
+        return self.rows[edges], self.similarities[edges]
+
+
+def normalise(vectors: Vectors) -> Vectors:
+    """Subtract the corpus mean and scale each row of (n, d) to length 1.
+
+    A row at the mean becomes zeros: similar to itself only. Where all rows are equal, all become zeros, and a
+    selection by coverage falls back to the weights alone. Raises UserError for NaN or infinity.
+    """
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(f"the embedding of row {bad[0]} holds NaN or infinity ({len(bad)} such rows); embed it again")
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    lengths = np.linalg.norm(centred, axis=1, keepdims=True)
+    at_mean = lengths <= NO_SPREAD * np.linalg.norm(vectors, axis=1).max(initial=0.0)
+    unit: Vectors = np.where(at_mean, np.float32(0), centred / np.where(at_mean, 1, lengths))
+    return unit
+
+
+def merge_near_duplicates(vectors: Vectors, threshold: float = 0.98, exact_rows: int = EXACT_ROWS) -> Rows:
+    """Representative (n,) int64 of each row of (n, d) unit vectors: a row at cosine >= threshold, or the row itself.
+
+    Rows are visited in order; one that is near no earlier representative becomes one. So every row is within the
+    threshold of its representative, and representatives are not within it of one another.
+    """
+    index, kept = _index(vectors, exact_rows), np.empty(0, np.int64)
+    representative = np.arange(len(vectors))
+    for start in range(0, len(vectors), BLOCK):
+        similarities, positions = index.search(vectors[start : start + BLOCK], 1)
+        near = similarities[:, 0] >= threshold
+        representative[start : start + BLOCK][near] = kept[positions[near, 0]]
+        rows = start + np.flatnonzero(~near)
+        representative[rows] = rows[_leaders(vectors[rows], threshold)]
+        new = rows[representative[rows] == rows]
+        index.add(vectors[new])
+        kept = np.concatenate([kept, new])
+    return representative
+
+
+def _leaders(vectors: Vectors, threshold: float) -> Rows:
+    """The same merging within one block, by comparing all pairs."""
+    own = np.arange(len(vectors))
+    leader = own.copy()
+    for row, near in enumerate(vectors @ vectors.T >= threshold):
+        if leader[row] == row:
+            leader[near & (leader == own) & (own > row)] = row
+    return leader
+
+
+def graph(vectors: Vectors, k: int, exact_rows: int = EXACT_ROWS) -> Graph:
+    """Each row of (n, d) unit vectors with its k most similar other rows (all of them if n <= k), made symmetric.
+
+    Pairs of similarity 0 have no edge.
+    """
+    index = _index(vectors, exact_rows)
+    index.add(vectors)
+    similarities, found = index.search(vectors, min(k + 1, len(vectors)))  # a row usually finds itself first
+    source, target, similarity = np.repeat(np.arange(len(vectors)), found.shape[1]), found.ravel(), similarities.ravel()
+    edge = (target >= 0) & (target != source) & (similarity > 0)  # faiss pads a short answer with -1
+    return _symmetric(source[edge], target[edge], np.minimum(similarity[edge], 1), len(vectors))
+
+
+def _symmetric(source: Rows, target: Rows, similarity: NDArray[np.float32], n: int) -> Graph:
+    own = np.arange(n)
+    cells = np.concatenate([own, source, target]) * n + np.concatenate([own, target, source])
+    values = np.concatenate([np.ones(n, np.float32), similarity, similarity])
+    cells, first = np.unique(cells, return_index=True)
+    starts = np.searchsorted(cells, np.arange(n + 1) * n)
+    return Graph(starts, cells % n, values[first])
+
+
+def nearest(vectors: Vectors, among: Vectors, exact_rows: int = EXACT_ROWS) -> tuple[Rows, NDArray[np.float32]]:
+    """Position (n,) of the most similar row of ``among`` (m, d) for each row of (n, d), and the cosine (n,)."""
+    index = _index(among, exact_rows)
+    index.add(among)
+    similarities, positions = index.search(vectors, 1)
+    return positions[:, 0], similarities[:, 0]
+
+
+def clusters(vectors: Vectors, k: int, seed: int, weights: NDArray[np.float32] | None = None) -> tuple[Vectors, Rows]:
+    """Spherical k-means of (n, d) unit vectors, k <= n: centroids (k, d) and the label (n,) of each row."""
+    import faiss
+
+    kmeans = faiss.Kmeans(vectors.shape[1], k, niter=20, seed=seed, spherical=True, min_points_per_centroid=1)
+    kmeans.train(vectors, weights=weights)
+    centroids = kmeans.centroids
+    assert centroids is not None  # faiss sets it in train
+    return centroids, nearest(vectors, centroids)[0]
+
+
+def _index(vectors: Vectors, exact_rows: int) -> Any:
+    """An empty faiss inner-product index, ready for rows like these."""
+    import faiss
+
+    flat = faiss.IndexFlatIP(vectors.shape[1])
+    if len(vectors) <= exact_rows:
+        return flat
+    lists = int(4 * math.sqrt(len(vectors)))  # the size faiss's guide to indexes advises
+    index = faiss.IndexIVFFlat(flat, vectors.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = min(lists, PROBES)
+    index.train(vectors)
+    return index

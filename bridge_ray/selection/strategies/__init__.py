@@ -1,0 +1,13 @@
+"""One small file and one line here per strategy; the names are those of ``select.strategy``."""
+
+from bridge_ray.selection.problem import Strategy
+from bridge_ray.selection.strategies import bridge, coverage, entropy, kcenter, kmeans, random
+
+STRATEGIES: dict[str, Strategy] = {
+    "bridge": bridge.rank,
+    "random": random.rank,
+    "entropy": entropy.rank,
+    "coverage": coverage.rank,
+    "kcenter": kcenter.rank,
+    "kmeans": kmeans.rank,
+}

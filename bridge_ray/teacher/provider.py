@@ -1,0 +1,60 @@
+"""Who answers: a provider at its address, or our own stand-in, started for as long as it is needed."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from bridge_ray.config import Corpus, Teacher
+from bridge_ray.corpus.sources import RECORDED
+from bridge_ray.errors import UserError
+from bridge_ray.teacher import client, standin
+from bridge_ray.teacher.prices import price
+
+
+def check(teacher: Teacher, corpus: Corpus) -> None:
+    """Raise UserError when the teacher cannot be asked: no price, no key, nobody there. Spends nothing."""
+    if teacher.mode == "batch":
+        raise UserError("teacher.mode: batch is not available yet; use chat")
+    price(teacher.model, teacher.price)
+    key = client.api_key(teacher)
+    with connected(teacher, corpus) as base_url:
+        client.check(base_url, key)
+
+
+def identity(teacher: Teacher, corpus: Corpus) -> str:
+    """Names the provider in the keys of paid answers; a stand-in by what it knows, as its address changes."""
+    if teacher.standin is None:
+        return teacher.base_url or client.DEFAULT_URL
+    with _recorded_file(teacher, corpus) as file:
+        return standin.identity(teacher.standin.answers, file)
+
+
+@contextmanager
+def connected(teacher: Teacher, corpus: Corpus) -> Iterator[str]:
+    """The base_url to ask at; a stand-in runs for the length of the block."""
+    if teacher.standin is None:
+        yield teacher.base_url or client.DEFAULT_URL
+        return
+    with _recorded_file(teacher, corpus) as file, standin.running(teacher.standin.answers, file) as base_url:
+        yield base_url
+
+
+@contextmanager
+def _recorded_file(teacher: Teacher, corpus: Corpus) -> Iterator[str | None]:
+    """The stand-in's file of recorded rationales: the config's, or those that came with the corpus."""
+    assert teacher.standin is not None
+    if teacher.standin.answers != "recorded" or teacher.standin.file:
+        yield teacher.standin.file
+        return
+    if corpus.source not in RECORDED or corpus.path is None:
+        raise UserError(f"teacher.standin.file: corpus.source {corpus.source} has no recorded rationales; give a file")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recorded.jsonl"
+        rows = RECORDED[corpus.source](corpus.path)
+        path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows), encoding="utf-8")
+        yield str(path)

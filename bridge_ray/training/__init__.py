@@ -1,0 +1,1 @@
+"""Training the TA (LoRA) and the student: one DeepSpeed loop in Ray Train, fed by a curriculum that is data."""

@@ -1,0 +1,108 @@
+"""Models in and out of training: plain transformers directories, safetensors only, and LoRA adapters."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bridge_ray import storage
+from bridge_ray.config import Lora
+
+
+def load(directory: str, lora: Lora | None) -> Any:
+    """The causal language model of a directory in fp32, with fresh LoRA layers on every linear layer if asked for."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True)
+    if lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, settings)
+
+
+def prune_layers(directory: str, keep: int, out: str) -> int:
+    """Write the model with ``keep`` of its layers, evenly spaced from first to last; returns its parameter count.
+
+    Raises ValueError when the model has fewer layers.
+    """
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
+    layers = model.get_decoder().layers
+    if keep > len(layers):
+        raise ValueError(f"student.init.keep {keep} exceeds the {len(layers)} layers of {directory}")
+    chosen = [round(i * (len(layers) - 1) / max(1, keep - 1)) for i in range(keep)]
+    model.get_decoder().layers = torch.nn.ModuleList([layers[i] for i in chosen])
+    for number, layer in enumerate(model.get_decoder().layers):
+        layer.self_attn.layer_idx = number
+    model.config.num_hidden_layers = keep
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in chosen]
+    _save(model, directory, out)
+    return int(model.num_parameters())
+
+
+def copy(directory: str, out: str) -> int:
+    """Write the model unchanged; returns its parameter count."""
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
+    _save(model, directory, out)
+    return int(model.num_parameters())
+
+
+def write(
+    model: Any,
+    weights: Mapping[str, torch.Tensor],
+    lora: Lora | None,
+    base: str,
+    losses: Sequence[Mapping[str, float]],
+    out: str,
+) -> None:
+    """Export a trained model under ``out``: ``model/`` (merged, if LoRA), ``adapter/`` (if LoRA), ``losses.json``."""
+    storage.write_json(storage.join(out, "losses.json"), list(losses))
+    if lora is None:
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, use_safetensors=True)
+        _fill(plain, weights)
+        _save(plain, base, storage.join(out, "model"))
+        return
+    _write_adapter(model, weights, storage.join(out, "adapter"))
+    merged = load(base, lora)
+    _fill(merged, {name: weight for name, weight in weights.items() if "lora_" in name})
+    _save(merged.merge_and_unload().to(torch.bfloat16), base, storage.join(out, "model"))
+
+
+def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
+    """Put weights into the model; every trained one must find its place and shape."""
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    for name, weight in weights.items():
+        assert shapes.get(name) == tuple(weight.shape), f"{name}: {tuple(weight.shape)} for {shapes.get(name)}"
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _write_adapter(model: Any, weights: Mapping[str, torch.Tensor], out: str) -> None:
+    """The LoRA adapter as safetensors; empty tensors (a ZeRO-3 hazard, peft #1443) are caught before they are served."""
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
+    assert adapter and all(weight.numel() for weight in adapter.values()), "the adapter has empty tensors"
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = {name: weight.detach().cpu().contiguous().to(torch.bfloat16) for name, weight in adapter.items()}
+        save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
+        settings = model.peft_config["default"].to_dict()
+        settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+        (Path(folder) / "adapter_config.json").write_text(json.dumps(settings, indent=2, default=str))
+        storage.upload(Path(folder), out)
+
+
+def _save(model: Any, tokenizer: str, out: str) -> None:
+    """A plain transformers directory with the tokenizer and chat template of ``tokenizer``."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, safe_serialization=True)
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+        storage.upload(Path(folder), out)

@@ -1,0 +1,138 @@
+"""Stages *student_init*, *train_student*, *train_direct* and *train_direct_labels*: the student before training, and what each system makes of it.
+
+All systems start from the same weights and take the same number of updates at the same rates. They differ in what
+they are taught: ``bridge`` sees the whole corpus explained, ``direct`` the bought rationales alone, and
+``direct_labels``, the fair rival, the bought rationales and every gold label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bridge_ray import storage
+from bridge_ray.amplify import verified
+from bridge_ray.config import Phase, PruneLayers, Student, StudentTrain, Training
+from bridge_ray.inference import models
+from bridge_ray.stage import Stage, Work
+from bridge_ray.training import lessons
+from bridge_ray.training.teach_model import identity, teach_model
+
+
+def init_stage(student: Student, ta: str) -> Stage:
+    """The student before training, as a plain transformers directory."""
+    source = source_model(student, ta)
+    keep = student.init.keep if isinstance(student.init, PruneLayers) else None
+    parts = {"source": models.identity(source), "keep": keep}
+    return Stage("student_init", 1, parts, {}, partial(run_init, source=source, keep=keep))
+
+
+def source_model(student: Student, ta: str) -> str:
+    """The model reference that the student is made from."""
+    if isinstance(student.init, str):
+        return student.init
+    return ta if student.init.prune_layers_of == "ta" else student.init.prune_layers_of
+
+
+def run_init(work: Work, source: str, keep: int | None) -> dict[str, Any]:
+    from bridge_ray.training import export
+
+    out = storage.join(work.out, "model")
+    directory = models.resolve(source)
+    return {"parameters": export.prune_layers(directory, keep, out) if keep else export.copy(directory, out)}
+
+
+def bridge_stage(
+    unverified: bool,
+    student: Student,
+    training: Training,
+    seed: int,
+    corpus: Stage,
+    select: Stage,
+    init: Stage,
+    amplify: Stage,
+) -> Stage:
+    """``unverified``: amplify's rationales were not checked (``verify: off``), and are learnt from all the same."""
+    inputs = {"corpus": corpus, "select": select, "init": init, "amplify": amplify}
+    work = partial(run_bridge, student=student, unverified=unverified, seed=seed)
+    return Stage("train_student", 1, _identity(student, training, seed), inputs, work)
+
+
+def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dict[str, Any]:
+    corpus, difficulty = _corpus(work), _difficulty(work)
+    written = storage.read_table(storage.join(work.inputs["amplify"], "rationales.parquet"))
+    answered = corpus.set_column(corpus.schema.get_field_index("answer"), "answer", labels(corpus, written))
+    rows = {
+        "answer": lessons.answers(answered, difficulty),
+        "rationale": lessons.rationales(corpus, written if unverified else verified(written), difficulty),
+    }
+    return _train(work, "train_student", rows, student.curriculum, corpus.num_rows, student.train, seed)
+
+
+def labels(corpus: pa.Table, written: pa.Table) -> pa.ChunkedArray:
+    """The gold answer, or where a corpus has none the one that the TA's replies agreed on: a string per row."""
+    position = pc.index_in(corpus["id"], written["id"].combine_chunks())
+    return pc.coalesce(corpus["answer"], written["answer"].take(position))
+
+
+def direct_stage(
+    labelled: bool,
+    student: Student,
+    training: Training,
+    seed: int,
+    corpus: Stage,
+    select: Stage,
+    init: Stage,
+    teach: Stage,
+) -> Stage:
+    """*train_direct_labels* if ``labelled``, else *train_direct*."""
+    name = "train_direct_labels" if labelled else "train_direct"
+    inputs = {"corpus": corpus, "select": select, "init": init, "teach": teach}
+    work = partial(run_direct, name=name, labelled=labelled, student=student, seed=seed)
+    return Stage(name, 1, _identity(student, training, seed), inputs, work)
+
+
+def run_direct(work: Work, name: str, labelled: bool, student: Student, seed: int) -> dict[str, Any]:
+    corpus, difficulty = _corpus(work), _difficulty(work)
+    bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet")))
+    rows = {"rationale": lessons.rationales(corpus, bought, difficulty)}
+    phases: Sequence[Phase] = student.curriculum
+    if labelled:
+        rows["answer"] = lessons.answers(corpus, difficulty)
+    else:
+        phases = [Phase(target="rationale", epochs=sum(phase.epochs for phase in student.curriculum))]
+    return _train(work, name, rows, phases, corpus.num_rows, student.train, seed)
+
+
+def _train(
+    work: Work,
+    name: str,
+    rows: dict[str, pa.Table],
+    phases: Sequence[Phase],
+    epoch_rows: int,
+    schedule: StudentTrain,
+    seed: int,
+) -> dict[str, Any]:
+    init = storage.join(work.inputs["init"], "model")
+    return teach_model(work, name, init, None, rows, phases, epoch_rows, schedule, seed)
+
+
+def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:
+    return {
+        "train": student.train.model_dump(mode="json"),
+        "curriculum": [phase.model_dump(mode="json") for phase in student.curriculum],
+        "training": identity(training),
+        "seed": seed,
+    }
+
+
+def _corpus(work: Work) -> pa.Table:
+    return storage.read_table(storage.join(work.inputs["corpus"], "train"))
+
+
+def _difficulty(work: Work) -> pa.Table:
+    return storage.read_table(storage.join(work.inputs["select"], "rows.parquet"))

@@ -1,0 +1,37 @@
+"""Stage *train_ta*: the TA learns from the bought rationales, with LoRA."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from bridge_ray import storage
+from bridge_ray.amplify import verified
+from bridge_ray.config import TA, Phase, Training
+from bridge_ray.inference import models
+from bridge_ray.stage import Stage, Work
+from bridge_ray.training import lessons
+from bridge_ray.training.teach_model import identity, teach_model
+
+
+def stage(ta: TA, training: Training, seed: int, corpus: Stage, select: Stage, teach: Stage) -> Stage:
+    parts = {
+        "ta": models.identity(ta.model),
+        "lora": ta.lora.model_dump(mode="json"),
+        "train": ta.train.model_dump(mode="json"),
+        "training": identity(training),
+        "seed": seed,
+    }
+    inputs = {"corpus": corpus, "select": select, "teach": teach}
+    return Stage("train_ta", 1, parts, inputs, partial(run, ta=ta, seed=seed))
+
+
+def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
+    corpus = storage.read_table(storage.join(work.inputs["corpus"], "train"))
+    difficulty = storage.read_table(storage.join(work.inputs["select"], "rows.parquet"))
+    bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet")))
+    if bought.num_rows == 0:
+        raise RuntimeError("train_ta: the teacher gave no rationale that could be verified; see teach's rationales")
+    rows = {"rationale": lessons.rationales(corpus, bought, difficulty)}
+    phases = [Phase(target="rationale", epochs=ta.train.epochs)]
+    return teach_model(work, "train_ta", ta.model, ta.lora, rows, phases, bought.num_rows, ta.train, seed)

@@ -1,0 +1,135 @@
+"""Lessons (prompt and completion) to token rows in Arrow files, written by Ray Data and memory-mapped by every rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge_ray import storage
+from bridge_ray.answers import prompts
+from bridge_ray.inference import local_ray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+INSTRUCTIONS = {"answer": prompts.ANSWER, "rationale": prompts.REASON}
+
+
+class Tokenise:
+    """Ray Data's batch function: lessons -> one Arrow file per block; returns the file's name."""
+
+    def __init__(self, model: str, seq_len: int, out: str):
+        from transformers import AutoTokenizer
+
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._seq_len = seq_len
+        self._out = out
+
+    def __call__(self, lessons: pa.Table) -> pa.Table:
+        import pyarrow as pa
+
+        rows = [self._row(lesson) for lesson in lessons.to_pylist()]
+        table = pa.Table.from_pylist(rows, schema=_schema())
+        name = f"{rows[0]['id']:012d}.arrow"
+        _write_arrow(storage.join(self._out, name), table)
+        return pa.table({"file": [name], "rows": [len(rows)], "cut": [sum(row["cut"] for row in rows)]})
+
+    def _row(self, lesson: dict[str, Any]) -> dict[str, Any]:
+        prompt = prompts.prompt_ids(self._tokenizer, prompts.chat(INSTRUCTIONS[lesson["target"]], lesson))
+        special = list(self._tokenizer.added_tokens_encoder)
+        text = prompts.neutralise(prompts.completion(lesson["rationale"], lesson["label"]), special)
+        reply = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._tokenizer.eos_token_id]
+        ids = (prompt + reply)[: self._seq_len]
+        cut = len(prompt) + len(reply) > self._seq_len
+        return {
+            "id": lesson["id"],
+            "input_ids": ids,
+            "prompt": min(len(prompt), len(ids)),
+            "difficulty": lesson["difficulty"],
+            "cut": cut,
+        }
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Token rows of one target, in order of example id; columns are views of the memory-mapped files."""
+
+    table: pa.Table
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens per row, prompt and completion: (rows,) int64."""
+        import pyarrow.compute as pc
+
+        return pc.list_value_length(self.table["input_ids"]).to_numpy().astype("int64")
+
+    @cached_property
+    def completions(self) -> np.ndarray:
+        """Completion tokens per row: (rows,) int64."""
+        return self.lengths - self.table["prompt"].to_numpy()
+
+    @cached_property
+    def easiest_first(self) -> np.ndarray:
+        """Row indices by rising difficulty, ties by id: (rows,) int64."""
+        return np.argsort(self.table["difficulty"].to_numpy(), kind="stable")
+
+    def row(self, index: int) -> tuple[np.ndarray, int]:
+        """Token ids (length,) int32 of a row, and the length of its prompt."""
+        return self.table["input_ids"][index].values.to_numpy(), self.table["prompt"][index].as_py()
+
+
+def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[int, int]:
+    """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``.
+
+    Returns (rows, rows whose end was cut off at ``seq_len``).
+    """
+    import ray
+
+    local_ray.start()
+    storage.delete(out)
+    total = storage.count_rows(lessons)
+    dataset = ray.data.read_parquet(lessons, override_num_blocks=max(1, min(8, total // 2048)))
+    written = dataset.map_batches(
+        Tokenise,
+        fn_constructor_args=(model, seq_len, out),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
+    ).to_pandas()
+    assert written["rows"].sum() == total, f"{out}: {written['rows'].sum()} of {total} lessons tokenised"
+    return total, int(written["cut"].sum())
+
+
+def load(folder: Path) -> TokenRows:
+    """Memory-map a folder's Arrow files as one table in order of id."""
+    import pyarrow as pa
+
+    tables = [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in sorted(folder.glob("*.arrow"))]
+    return TokenRows(pa.concat_tables(tables))
+
+
+def _write_arrow(location: str, table: pa.Table) -> None:
+    import pyarrow as pa
+
+    fs, path = storage.filesystem(location)
+    fs.create_dir(path.rpartition("/")[0], recursive=True)
+    with fs.open_output_stream(path) as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("id", pa.int64()),
+            ("input_ids", pa.list_(pa.int32())),
+            ("prompt", pa.int64()),
+            ("difficulty", pa.float64()),
+            ("cut", pa.bool_()),
+        ]
+    )

@@ -1,0 +1,101 @@
+"""Configs: recipes load, overrides reach any field, and a mistake is one line that names the field."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge_ray import config
+from bridge_ray.errors import UserError
+
+
+@pytest.mark.parametrize("name", sorted(config.recipes()))
+def test_every_recipe_loads_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = config.load(name)
+    (tmp_path / "again.yaml").write_text(config.dump(recipe))
+    assert config.load(str(tmp_path / "again.yaml")) == recipe
+    assert recipe.name == name
+
+
+def test_overrides_reach_nested_fields_and_list_items() -> None:
+    changed = config.load(
+        "demo", ["budget.fraction=0.03", "ta.lora={rank: 8, alpha: 16}", "student.curriculum.1.replay=0.5"]
+    )
+    assert changed.budget.fraction == 0.03
+    assert (changed.ta.lora.rank, changed.ta.lora.alpha) == (8, 16)
+    assert [phase.replay for phase in changed.student.curriculum] == [0.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("budgit.fraction=0.1", "budgit: unknown field"),
+        ("budget.fractoin=0.1", "budget.fractoin: unknown field"),
+        ("budget.fraction=0", "budget.fraction"),
+        ("budget.fraction=-0.1", "budget.fraction"),
+        ("budget.fraction=1.01", "budget.fraction"),
+        ("budget={fraction: null}", "budget: budget needs at least one"),
+        ("select.strategy=best", "select.strategy"),
+        ("training.global_batch=15", "not a multiple of training.workers"),
+        ("name=a/b", "run name 'a/b'"),
+        ("name=..", "run name '..'"),
+        ("name=a..b", "run name 'a..b'"),
+        ("corpus.train=null", "corpus.train"),
+        ("budget.fraction", "expected field.path=value"),
+        ("=1", "expected field.path=value"),
+        ("seed=[", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(override: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.load("demo", [override])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_config_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    for name in ("list.yaml", "broken.yaml", "missing.yaml"):
+        with pytest.raises(UserError, match=name):
+            config.load(str(tmp_path / name))
+
+
+def test_a_file_without_a_name_is_named_after_itself(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"corpus": {"source": "generated", "train": 10}}))
+    assert config.load(str(tmp_path / "mine.yaml")).name == "mine"
+
+
+def test_config_records_and_help_import_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['bridge-ray', '--help']\n"
+        "import bridge_ray.config, bridge_ray.records, bridge_ray.cli\n"
+        "try: bridge_ray.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'ray', 'vllm', 'deepspeed', 'transformers', 'faiss', 'openai'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "file"),
+    [
+        ("deepspeed", "training/loop.py"),
+        ("vllm", "inference/engine.py"),
+        ("openai", "teacher/client.py"),
+    ],
+)
+def test_each_big_library_is_imported_in_one_file(module: str, file: str) -> None:
+    package = Path(config.__file__).parent
+    importers = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if line.strip().startswith((f"import {module}", f"from {module}"))
+    }
+    assert importers == {file}

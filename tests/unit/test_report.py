@@ -1,0 +1,318 @@
+"""The page and the terminal summary: complete and stopped runs, hostile text, honest sentences, real browsers."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bridge_ray.report import charts, summary
+from bridge_ray.report.data import Point, ReportData, SampleRow
+from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
+from bridge_ray.report.page import duration, render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} & </details>"
+ACCURACY = {
+    "student_base": 0.11,
+    "direct": 0.65,
+    "direct_labels": 0.727,
+    "bridge": 0.74,
+    "ta_base": 0.38,
+    "ta": 0.75,
+    "teacher": 0.98,
+}
+DOMAINS = ("financial", "legal", "medical")
+
+
+def systems() -> dict[str, Any]:
+    return {
+        name: {
+            "accuracy": accuracy,
+            "interval": [max(0, accuracy - 0.05), min(1, accuracy + 0.05)],
+            "n": 300,
+            "by_domain": {domain: {"accuracy": accuracy, "n": 100} for domain in DOMAINS},
+            "unparsable": 0.0 if name != "student_base" else 0.42,
+        }
+        for name, accuracy in ACCURACY.items()
+    }
+
+
+def metrics() -> dict[str, Any]:
+    stages = ("corpus", "score", "embed", "select", "teach", "train_ta", "amplify", "train_bridge", "evaluate")
+    return {
+        "run": "three-domains",
+        "seed": 0,
+        "stages": {name: {"seconds": 4.2 * 3**i, "skipped": i < 3} for i, name in enumerate(stages)},
+        "corpus": {
+            "train": 400,
+            "dev": 60,
+            "test": 300,
+            "domains": dict.fromkeys(DOMAINS, 133),
+            "answer_types": {"number": 200, "choice": 200},
+            "near_duplicates": {"threshold": 0.9, "test_rows": 7, "pairs": [[1, 2, 0.95]]},
+        },
+        "teacher": {
+            "model": "gpt-4o",
+            "standin": True,
+            "budget_queries": 46,
+            "queries": 46,
+            "bought": 40,
+            "hits": 6,
+            "eval_queries": 300,
+            "spent_usd": 0.026,
+            "usd": 0.0301,
+        },
+        "rows": {"corpus": 400, "teacher": 38, "ta": 251, "ta_hinted": 64, "label_only": 46, "errored": 1},
+        "keep": {"ta": 0.693, "by_chance": 0.21, "above_chance": 0.611},
+        "selection": {
+            "chosen": 40,
+            "rows": 400,
+            "distance": {"mean": 0.31, "max": 0.82},
+            "difficulty": {"chosen": 0.74, "rest": 0.47},
+            "domains": {domain: {"chosen": 1 / 3, "corpus": 1 / 3} for domain in DOMAINS},
+        },
+        "score": {"mean_entropy": 0.61, "share_correct": 0.34, "unparsable": 0.05},
+        "systems": systems(),
+        "comparisons": {
+            "bridge-direct": {"difference": 0.09, "interval": [0.031, 0.148]},
+            "bridge-direct_labels": {"difference": 0.013, "interval": [-0.03, 0.057]},
+        },
+    }
+
+
+def data(**changes: Any) -> ReportData:
+    """A run that looks like a real one; ``changes`` replace fields of the metrics."""
+    rng = random.Random(0)
+    points = []
+    for row in range(400):
+        cluster = row % 3
+        entropy = min(1.0, max(0.0, rng.gauss(0.45 + 0.12 * cluster, 0.25)))
+        x, y = rng.gauss(2 * math.cos(2 * cluster), 0.7), rng.gauss(2 * math.sin(2 * cluster), 0.7)
+        points.append(Point(x, y, None if row % 50 == 49 else entropy, row % 10 == 0))
+    losses = {
+        name: [
+            {"update": i + 1, "phase": int(i > updates / 4), "loss": 2.4 * math.exp(-i / 40) + rng.random() * 0.3 + 0.3}
+            for i in range(updates)
+        ]
+        for name, updates in (
+            ("train_ta", 60),
+            ("train_direct", 700),
+            ("train_direct_labels", 700),
+            ("train_bridge", 700),
+        )
+    }
+    question = "A company has total equity of 40 and total debt of 120. " * 4 + "Does it break the covenant of 2?"
+    rationale = "Debt over equity is 120 / 40 = 3.\n3 is more than 2, so the covenant is broken.\nAnswer: yes"
+    samples = [
+        SampleRow(question, "yes", route, None if route == "label_only" else rationale)
+        for route in ("teacher", "ta", "ta_hinted", "label_only")
+    ]
+    replies = {name: (rationale, accuracy > 0.5) for name, accuracy in ACCURACY.items()}
+    return ReportData(
+        metrics=metrics() | changes,
+        points=points,
+        losses=losses,
+        samples=samples,
+        tests=[Row(question, "yes", replies)] * 5,
+        config="name: three-domains\nseed: 0\nteacher:\n  model: gpt-4o\n" + "  key: " + "long" * 60,
+        versions={"bridge_ray": "0.1.0", "ray": "2.60.0", "torch": "2.13.0+cpu"},
+        reproduce="bridge-ray run three-domains --set seed=0 --set budget.fraction=0.1",
+    )
+
+
+def empty(metrics: dict[str, Any]) -> ReportData:
+    return ReportData(metrics, points=[], losses={}, samples=[], tests=[], config="", versions={}, reproduce="")
+
+
+def test_full_page_shows_every_section() -> None:
+    page = render(data())
+    assert page.startswith("<!doctype html>")
+    for heading in ("each system", "By domain", "Map of", "How hard", "Routes", "training went", "Budget", "Stages"):
+        assert heading in page
+    assert all(html.escape(sentence) in page.replace("\u00a0", " ") for sentence in summary.sentences(metrics()))
+    assert "Near-duplicates" in page and summary.STANDIN in page
+
+
+@pytest.mark.parametrize("emptied", [None, {}])
+def test_page_renders_whatever_is_missing(emptied: Any) -> None:
+    assert "has not been evaluated" in render(empty({}))
+    for key in metrics():
+        render(data(**{key: emptied}))
+        assert render(empty({key: metrics()[key]}))
+
+
+def test_page_renders_when_inner_values_are_none() -> None:
+    for key, group in metrics().items():
+        if isinstance(group, dict):
+            assert render(data(**{key: dict.fromkeys(group)}))
+
+
+def test_no_warning_without_near_duplicates() -> None:
+    quiet = metrics()["corpus"] | {"near_duplicates": {"threshold": 0.9, "test_rows": 0, "pairs": []}}
+    assert "Near-duplicates" not in render(data(corpus=quiet))
+
+
+def test_hostile_text_is_inert() -> None:
+    hostile = replace(
+        data(run=HOSTILE),
+        samples=[SampleRow(HOSTILE, HOSTILE, "ta", HOSTILE)],
+        tests=[Row(HOSTILE, HOSTILE, {HOSTILE: (HOSTILE, True)})],
+        config=HOSTILE,
+        versions={HOSTILE: HOSTILE},
+        reproduce=HOSTILE,
+        losses={HOSTILE: [{"update": 1, "loss": 1.0}]},
+    )
+    page = render(hostile)
+    assert "<script" not in page.lower() and "' {{ 7 * 7 }}" not in page and " 49 " not in page
+    assert page.count("</details>") == render(data()).count("</details>") - 3 - 4
+    assert "{{ 7 * 7 }}" in html.unescape(page)
+
+
+def test_page_asks_for_nothing_from_outside() -> None:
+    page = render(data())
+    assert "http://" not in page and "https://" not in page
+    assert not re.search(r"""\b(src|href|action)\s*=|url\(|@import|<link|<iframe""", page)
+    assert "default-src 'none'" in page
+
+
+def test_route_counts_add_up_in_sight() -> None:
+    page = render(data())
+    assert "38 + 251 + 64 + 46 + 1 = 400" in page and "lost or doubled" not in page
+    widths = [float(width) for width in re.findall(r'class="r-\w+" [^>]*width="([\d.]+)"', page)]
+    assert sum(widths) == pytest.approx(charts.WIDTH, abs=0.5)
+
+
+def test_lost_rows_are_not_hidden() -> None:
+    assert "lost or doubled" in render(data(rows=metrics()["rows"] | {"ta": 250}))
+
+
+def test_headline_claims_only_what_the_interval_allows() -> None:
+    sentence = summary.headline(metrics())
+    assert "bridge is better than direct by 9.0 points (95 % interval 3.1 to 14.8)" in sentence
+    assert "bridge and direct_labels (+1.3 points, 95 % interval −3.0 to +5.7) " + summary.UNDECIDED in sentence
+    assert "40 of 400 training questions (10 %) were bought for $0.03, in 46 teacher queries" in sentence
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.01, 0.05, "bridge is better than direct by"),
+        (-0.05, -0.01, "bridge is worse than direct by 3.0 points (95 % interval 1.0 to 5.0)"),
+        (-0.01, 0.05, summary.UNDECIDED),
+        (0.0, 0.05, summary.UNDECIDED),
+        (-0.05, 0.0, summary.UNDECIDED),
+    ],
+)
+def test_verdict_names_the_direction(low: float, high: float, says: str) -> None:
+    compared = {"comparisons": {"bridge-direct": {"difference": (low + high) / 2, "interval": [low, high]}}}
+    assert says in summary.verdict(compared, "direct")
+
+
+def test_headline_without_comparison_claims_nothing() -> None:
+    sentence = summary.headline(metrics() | {"comparisons": None})
+    assert "better" not in sentence and "worse" not in sentence
+
+
+def test_terminal_table_lists_the_systems() -> None:
+    console = Console(width=120)
+    with console.capture() as captured:
+        console.print(summary.table(metrics()))
+    text = captured.get()
+    assert all(name in text for name in ACCURACY) and "69.0 to 79.0 %" in text
+    assert summary.table({}).row_count == 0
+
+
+@pytest.mark.parametrize(
+    ("usd", "shown"), [(0, "$0.00"), (0.00042, "$0.00042"), (0.0301, "$0.03"), (1234.5, "$1,234.50"), (None, "–")]
+)
+def test_money(usd: float | None, shown: str) -> None:
+    assert summary.money(usd) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(8.14, "8.1 s"), (59.97, "1 min 00 s"), (3599.9, "1 h 00 min"), (7500, "2 h 05 min")]
+)
+def test_duration(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_ticks_are_round_and_inside() -> None:
+    assert charts.ticks(0, 2.7) == (0, 1, 2)
+    assert charts.ticks(0, 3, whole=True) == (0, 1, 2, 3)
+    assert charts.ticks(0, 0) == (0,)
+    assert all(0 <= tick <= 0.83 for tick in charts.ticks(0, 0.83))
+
+
+def test_histogram_counts_every_scored_row() -> None:
+    drawn = charts.histogram([Point(0, 0, entropy, True) for entropy in (0.0, 0.1, 1.0)] + [Point(0, 0, None, True)])
+    assert drawn is not None
+    assert sum(int(re.findall(r"(\d+) questions", column.title)[0]) for column in drawn.bins) == 3
+
+
+def test_geometry_stays_inside_the_drawing() -> None:
+    for chart in map(charts.lines, data().losses.values()):
+        assert chart is not None
+        pairs = [tuple(map(float, vertex.split())) for vertex in chart.path[1:].split("L")]
+        assert len(pairs) <= charts.MAX_VERTICES
+        assert all(chart.box.left <= x <= chart.box.right and chart.box.top <= y <= chart.box.bottom for x, y in pairs)
+
+
+def test_large_map_is_thinned() -> None:
+    drawn = charts.scatter([Point(i, -i, 0.5, False) for i in range(25_000)])
+    assert drawn is not None and drawn.drawn <= charts.MAX_DOTS
+
+
+def test_lines_need_a_finite_loss() -> None:
+    assert charts.lines([{"update": 1, "loss": math.nan}]) is None
+    assert charts.lines([{"update": 1, "loss": 0.0}]) is not None
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_browser_shows_no_overflow_and_no_error(width: int, tmp_path: Path) -> None:
+    measured, log = _measure(render(data()), width, tmp_path)
+    assert "CONSOLE" not in log, log
+    assert measured == {"inner": width, "scroll": width, "height": measured["height"]} and measured["height"] > 1000
+
+
+def _measure(page: str, width: int, folder: Path) -> tuple[dict[str, int], str]:
+    """Width of the page's content in a frame of ``width`` pixels, every <details> open, and the browser's log.
+
+    A frame, because a browser window has a smallest width, and because the page itself lets no script run.
+    """
+    host = folder / "host.html"
+    host.write_text(
+        f'<title>-</title><iframe style="border:0;width:{width}px;height:800px" srcdoc="{html.escape(page)}"></iframe>'
+        "<script>onload = () => {const frame = document.querySelector('iframe').contentWindow;"
+        "const root = frame.document.documentElement; root.style.overflowY = 'hidden';"
+        "frame.document.querySelectorAll('details').forEach(it => it.open = true);"
+        "document.title = JSON.stringify("
+        "{inner: frame.innerWidth, scroll: root.scrollWidth, height: root.scrollHeight})"
+        "}</script>",
+        encoding="utf-8",
+    )
+    assert CHROMIUM
+    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    headless = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder}/user",
+    ]
+    shot = [CHROMIUM, *headless, *quiet, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
+    done = subprocess.run([*shot, host.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title, done.stdout[:500]
+    return json.loads(html.unescape(title[1])), done.stderr

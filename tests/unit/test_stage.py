@@ -1,0 +1,76 @@
+"""Stages: done once, shared by fingerprint, never identified by where or on what they ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bridge_ray import storage
+from bridge_ray.config import Engine, Training
+from bridge_ray.progress import Progress
+from bridge_ray.stage import Stage, Work, done, location, perform
+
+QUIET = Progress(Console(quiet=True))
+
+
+def counting(calls: list[str], fail: bool = False) -> Callable[[Work], dict[str, Any]]:
+    def run(work: Work) -> dict[str, Any]:
+        calls.append(work.out)
+        storage.write_json(storage.join(work.out, "value.json"), len(calls))
+        if fail:
+            raise RuntimeError("interrupted")
+        return {"calls": len(calls)}
+
+    return run
+
+
+def do(stage: Stage, root: Path, engine: Engine | None = None) -> Any:
+    return perform(stage, str(root), engine or Engine(), Training(), QUIET)
+
+
+def test_a_finished_stage_is_not_run_again_whatever_the_resources(tmp_path: Path) -> None:
+    calls: list[str] = []
+    stage = Stage("one", 1, {"k": 8}, {}, counting(calls))
+    first, second = do(stage, tmp_path), do(stage, tmp_path, Engine(max_num_seqs=7))
+    assert (first.skipped, second.skipped) == (False, True)
+    assert first.metrics == second.metrics == {"calls": 1}
+    assert len(calls) == 1
+
+
+def test_a_stage_that_failed_is_run_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    stage = Stage("one", 1, {}, {}, counting(calls, fail=True))
+    with pytest.raises(RuntimeError, match="interrupted"):
+        do(stage, tmp_path)
+    assert done(stage, str(tmp_path)) is None
+    assert do(replace(stage, run=counting(calls)), tmp_path).metrics == {"calls": 2}
+
+
+def test_the_fingerprint_covers_identity_version_name_and_inputs() -> None:
+    base = Stage("one", 1, {"k": 8}, {}, counting([]))
+    upstream = Stage("zero", 1, {"seed": 0}, {}, counting([]))
+    variants = [
+        base,
+        replace(base, name="two"),
+        replace(base, version=2),
+        replace(base, identity={"k": 4}),
+        replace(base, inputs={"zero": upstream}),
+        replace(base, inputs={"zero": replace(upstream, identity={"seed": 1})}),
+    ]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
+    assert replace(base, run=counting([])).fingerprint == base.fingerprint
+
+
+def test_two_runs_with_a_stage_in_common_share_its_output(tmp_path: Path) -> None:
+    calls: list[str] = []
+    shared = Stage("shared", 1, {}, {}, counting(calls))
+    for budget in (3, 5):
+        do(shared, tmp_path)
+        do(Stage("own", 1, {"budget": budget}, {"shared": shared}, counting(calls)), tmp_path)
+    assert calls.count(location(shared, str(tmp_path))) == 1
+    assert len(calls) == 3
