@@ -209,8 +209,12 @@ def is_open(row: Mapping[str, Any]) -> bool:
 
 
 def usable(reply: Sample) -> bool:
-    """Whether the reply came to its end and has a rationale before its answer."""
-    return reply.finished and bool(split_rationale(reply.text))
+    """Whether the reply came to its end and has a rationale before its one answer.
+
+    A reply that gives two answers contradicts itself or rambles; its last line may be right by luck.
+    """
+    rationale = split_rationale(reply.text)
+    return reply.finished and bool(rationale) and split_rationale(rationale) == rationale
 
 
 def answer_of(row: Mapping[str, Any], reply: Sample) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,7 +13,7 @@ from bridge_ray import __version__
 from bridge_ray.errors import UserError
 
 app = typer.Typer(
-    help="Distil a proprietary teacher into a tiny student, through a teacher assistant, on a few percent of the budget.",
+    help="Distil a proprietary teacher into a tiny student, through a teacher assistant, on a small budget.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -23,6 +23,7 @@ app.add_typer(teacher_app, name="teacher")
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `bridge-ray recipes`) or a YAML file.")]
 Storage = Annotated[str | None, typer.Option(help="Where runs, stages and paid answers are kept: a path or URL.")]
+Answers = Literal["expert", "recorded"]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a config field; repeatable.")]
 
 
@@ -100,15 +101,11 @@ def version() -> None:
 
 @teacher_app.command()
 def serve(
-    answers: Annotated[
-        str, typer.Option(help="expert: solves the generated domains; recorded: from --file.")
-    ] = "expert",
+    answers: Annotated[Answers, typer.Option(help="expert: the generated domains; recorded: --file.")] = "expert",
     file: Annotated[str | None, typer.Option(help="JSON lines of question, rationale, answer.")] = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8321,
 ) -> None:
     """Serve the stand-in teacher (OpenAI chat-completions protocol) on loopback until interrupted."""
     from bridge_ray.teacher import standin
 
-    if answers not in ("expert", "recorded"):
-        raise UserError(f"--answers {answers}: expected expert or recorded")
     standin.serve(answers, file, "127.0.0.1", port, lambda url: print(f"base_url: {url}", flush=True))

@@ -58,7 +58,7 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     bought = teach.stage(config.teacher, config.budget, config.corpus, store, rows, corpus, ranking, vectors)
     refined = teacher_assistant.stage(config.ta, config.training, seed, corpus, ranking, bought)
     explained = amplify.stage(config.amplify, config.ta, seed, corpus, bought, refined)
-    init = student.init_stage(config.student, ta)
+    init = student.init_stage(config.student, ta, corpus)
     shared = (config.student, config.training, seed, corpus, ranking, init)
     bridge = student.bridge_stage(config.amplify.verify == "off", *shared, explained)
     direct = student.direct_stage(False, *shared, bought)

@@ -60,7 +60,8 @@ def write_json(location: str, value: Any) -> None:
     write_bytes(location, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode())
 
 
-def read_json(location: str) -> Any | None:
+def read_json(location: str) -> Any:
+    """The object's value, or None where there is none."""
     data = read_bytes(location)
     return None if data is None else json.loads(data)
 

@@ -160,6 +160,10 @@ def _arguments(model: str, adapter: str | None, settings: EngineConfig, seed: in
         "disable_log_stats": True,
         "enable_log_requests": False,
     }
+    if settings.gpus == 0:
+        # Blocks of 128 tokens, the default there, are too long for the samples of a short prompt to share it, and
+        # small steps let a prompt's later samples find its blocks: together 1.2 to 1.4 times the speed at K = 4.
+        arguments |= {"block_size": 32, "max_num_batched_tokens": max(512, settings.max_num_seqs)}
     if settings.tensor_parallel > 1:
         arguments["distributed_executor_backend"] = "mp"  # inside the node: Ray placement groups would stay reserved
     if adapter:

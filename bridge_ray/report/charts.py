@@ -151,7 +151,7 @@ def histogram(points: Sequence[Point], count: int = 10) -> Histogram | None:
         chosen[column] += picked
     y_ticks = ticks(0, max(totals), whole=True)
     x = _linear(0, count, box.left, box.right)
-    y = _linear(0, max(max(totals), y_ticks[-1]), box.bottom, box.top)
+    y = _linear(0, max(*totals, y_ticks[-1]), box.bottom, box.top)
 
     def column_to(height: int, column: int) -> Rect:
         return Rect(x(column) + 1, y(height), box.width / count - 2, box.bottom - y(height))

@@ -251,7 +251,7 @@ class _Walk:
         self._failures += 1
         if failure.fatal or self._failures >= GIVE_UP:
             raise UserError(
-                f"teacher.model {self._client.model}: {failure.error}; answers bought so far are kept: run again to go on"
+                f"teacher.model {self._client.model}: {failure.error}; paid answers are kept: run again to go on"
             )
 
     def counters(self) -> Counters:

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bridge_ray import storage
+from bridge_ray.answers import prompts
 from bridge_ray.config import Lora
 
 
@@ -28,31 +29,60 @@ def load(directory: str, lora: Lora | None) -> Any:
     return get_peft_model(model, settings)
 
 
-def prune_layers(directory: str, keep: int, out: str) -> int:
-    """Write the model with ``keep`` of its layers, evenly spaced from first to last; returns its parameter count.
+def prune_layers(directory: str, keep: int, questions: Sequence[Sequence[prompts.Message]], out: str) -> dict[str, Any]:
+    """Write the model with the ``keep`` layers it can least do without; returns them and the parameter count.
 
     Raises ValueError when the model has fewer layers.
     """
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
-    layers = model.get_decoder().layers
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True).eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    layers = list(model.get_decoder().layers)
     if keep > len(layers):
         raise ValueError(f"student.init.keep {keep} exceeds the {len(layers)} layers of {directory}")
-    chosen = [round(i * (len(layers) - 1) / max(1, keep - 1)) for i in range(keep)]
-    model.get_decoder().layers = torch.nn.ModuleList([layers[i] for i in chosen])
-    for number, layer in enumerate(model.get_decoder().layers):
+    ids = [prompts.prompt_ids(tokenizer, question) for question in questions]
+    types = getattr(model.config, "layer_types", None)
+    chosen = list(range(len(layers)))
+    while len(chosen) > keep:
+        chosen = min(_without_one(chosen), key=lambda fewer: _loss(_with_layers(model, layers, types, fewer), ids))
+    _save(_with_layers(model, layers, types, chosen), directory, out)
+    return {"layers": chosen, "parameters": int(model.num_parameters())}
+
+
+def _without_one(chosen: list[int]) -> list[list[int]]:
+    """All ways to leave one layer out; the first reads the embeddings and always stays."""
+    return [chosen[:place] + chosen[place + 1 :] for place in range(1, len(chosen))]
+
+
+def _with_layers(
+    model: Any, layers: Sequence[torch.nn.Module], types: Sequence[str] | None, chosen: Sequence[int]
+) -> Any:
+    """The model, in place, with only the chosen ones of its layers (and of their types, where it has several)."""
+    decoder = model.get_decoder()
+    decoder.layers = torch.nn.ModuleList([layers[i] for i in chosen])
+    for number, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = number
-    model.config.num_hidden_layers = keep
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = [model.config.layer_types[i] for i in chosen]
-    _save(model, directory, out)
-    return int(model.num_parameters())
+    model.config.num_hidden_layers = len(chosen)
+    if types is not None:
+        model.config.layer_types = [types[i] for i in chosen]
+    return model
 
 
-def copy(directory: str, out: str) -> int:
+@torch.inference_mode()
+def _loss(model: Any, texts: Sequence[Sequence[int]]) -> float:
+    """Mean negative log-likelihood of the texts' tokens, nats. Causal attention needs no mask for right padding."""
+    lengths = torch.tensor([len(text) for text in texts])
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
+    target = torch.arange(1, ids.shape[1]) < lengths[:, None]
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    logits = model.get_output_embeddings()(hidden[:, :-1][target])
+    return float(torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][target]))
+
+
+def copy(directory: str, out: str) -> dict[str, Any]:
     """Write the model unchanged; returns its parameter count."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
     _save(model, directory, out)
-    return int(model.num_parameters())
+    return {"parameters": int(model.num_parameters())}
 
 
 def write(
@@ -85,7 +115,7 @@ def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
 
 
 def _write_adapter(model: Any, weights: Mapping[str, torch.Tensor], out: str) -> None:
-    """The LoRA adapter as safetensors; empty tensors (a ZeRO-3 hazard, peft #1443) are caught before they are served."""
+    """The LoRA adapter as safetensors; empty tensors (ZeRO-3, peft #1443) are caught here."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 

@@ -38,17 +38,14 @@ def teach_model(
     """
     from bridge_ray.training.loop import Job
 
-    targets = {phase.target for phase in phases}
-    folders, rows, cut = {}, {}, 0
-    for target in sorted(targets):
-        folders[target] = storage.join(work.out, "tokens", target)
-        source = storage.join(work.out, "lessons", f"{target}.parquet")
-        storage.write_table(source, lessons[target])
-        rows[target], cut_here = tokens.tokenise(source, models.resolve(init), work.training.seq_len, folders[target])
-        cut += cut_here
+    source, out = storage.join(work.out, "lessons.parquet"), storage.join(work.out, "tokens")
+    targets = sorted({phase.target for phase in phases})
+    storage.write_table(source, pa.concat_tables(lessons[target] for target in targets))
+    rows, cut = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
+    folders = {target: storage.join(out, target) for target in rows}
     plan = make_plan(phases, rows, epoch_rows, work.training.global_batch, seed)
     fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed), name, work.progress)
-    storage.delete(storage.join(work.out, "tokens"))
+    storage.delete(out)
     losses = storage.read_json(storage.join(work.out, "losses.json"))
     return {
         "rows": rows,

@@ -20,7 +20,7 @@ INSTRUCTIONS = {"answer": prompts.ANSWER, "rationale": prompts.REASON}
 
 
 class Tokenise:
-    """Ray Data's batch function: lessons -> one Arrow file per block; returns the file's name."""
+    """Ray Data's batch function: lessons -> one Arrow file per block and target; returns what it wrote."""
 
     def __init__(self, model: str, seq_len: int, out: str):
         from transformers import AutoTokenizer
@@ -31,12 +31,15 @@ class Tokenise:
 
     def __call__(self, lessons: pa.Table) -> pa.Table:
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        rows = [self._row(lesson) for lesson in lessons.to_pylist()]
-        table = pa.Table.from_pylist(rows, schema=_schema())
-        name = f"{rows[0]['id']:012d}.arrow"
-        _write_arrow(storage.join(self._out, name), table)
-        return pa.table({"file": [name], "rows": [len(rows)], "cut": [sum(row["cut"] for row in rows)]})
+        written = []
+        for target in lessons["target"].unique().to_pylist():
+            rows = [self._row(lesson) for lesson in lessons.filter(pc.equal(lessons["target"], target)).to_pylist()]
+            place = storage.join(self._out, target, f"{rows[0]['id']:012d}.arrow")
+            _write_arrow(place, pa.Table.from_pylist(rows, schema=_schema()))
+            written.append({"target": target, "rows": len(rows), "cut": sum(row["cut"] for row in rows)})
+        return pa.Table.from_pylist(written)
 
     def _row(self, lesson: dict[str, Any]) -> dict[str, Any]:
         prompt = prompts.prompt_ids(self._tokenizer, prompts.chat(INSTRUCTIONS[lesson["target"]], lesson))
@@ -82,10 +85,10 @@ class TokenRows:
         return self.table["input_ids"][index].values.to_numpy(), self.table["prompt"][index].as_py()
 
 
-def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[int, int]:
-    """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``.
+def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str, int], int]:
+    """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``, a folder per target.
 
-    Returns (rows, rows whose end was cut off at ``seq_len``).
+    Returns the rows of each target, and how many rows were cut off at ``seq_len``.
     """
     import ray
 
@@ -101,7 +104,8 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[int, int
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
     ).to_pandas()
     assert written["rows"].sum() == total, f"{out}: {written['rows'].sum()} of {total} lessons tokenised"
-    return total, int(written["cut"].sum())
+    rows = {str(target): int(count) for target, count in written.groupby("target")["rows"].sum().items()}
+    return rows, int(written["cut"].sum())
 
 
 def load(folder: Path) -> TokenRows:

@@ -69,6 +69,11 @@ def test_an_answer_without_a_rationale_does_not_count() -> None:
     assert record["source"] == "label_only"
 
 
+def test_two_answers_in_one_reply_do_not_count() -> None:
+    record = run(NUMBER, Script("So.\nAnswer: 5.\nAnswer: 4"), samples=0, hint=False)
+    assert record["source"] == "label_only"
+
+
 def test_without_a_label_the_majority_decides() -> None:
     unlabelled = {**NUMBER, "answer": None}
     script = Script("A.\nAnswer: 7", "B.\nAnswer: 4", "C.\nAnswer: 4", "D.\nAnswer: 9")

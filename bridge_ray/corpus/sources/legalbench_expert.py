@@ -72,7 +72,8 @@ def _rationales(suit: Suit, answer: str) -> tuple[str, ...]:
 def _citizenship(suit: Suit) -> str:
     sides = f"{_side('plaintiff', suit.plaintiffs)} and {_side('defendant', suit.defendants)}."
     if suit.shared:
-        return f"{sides[0].upper()}{sides[1:]} Both sides have a citizen of {min(suit.shared)}, so the parties are not diverse."
+        shared = f"Both sides have a citizen of {min(suit.shared)}, so the parties are not diverse."
+        return f"{sides[0].upper()}{sides[1:]} {shared}"
     return f"{sides[0].upper()}{sides[1:]} No state is on both sides, so the parties are diverse."
 
 

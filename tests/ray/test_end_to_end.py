@@ -1,0 +1,134 @@
+"""The whole pipeline from the command line: real Ray Data, vLLM, Ray Train, DeepSpeed and HTTP, on a tiny model."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from bridge_ray import storage
+from bridge_ray.pipeline import NAMES
+from tests.conftest import billed, bridge_ray, read, tiny
+
+SYSTEMS = {"student_base", "direct", "direct_labels", "bridge", "ta_base", "ta"}
+Finished = tuple[Path, subprocess.CompletedProcess[str], int]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher_url: str) -> Finished:
+    """A finished run's storage, what the command printed, and what the teacher billed for it."""
+    root = tmp_path_factory.mktemp("storage")
+    before = billed(teacher_url)
+    done = bridge_ray(*tiny(root, tiny_model, teacher_url))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root, done, billed(teacher_url) - before
+
+
+def test_a_run_leaves_its_files_and_says_where(finished: Finished) -> None:
+    root, done, _ = finished
+    home = root / "runs" / "tiny"
+    assert {path.name for path in home.iterdir()} == {
+        "config.yaml",
+        "manifest.json",
+        "metrics.json",
+        "report.html",
+        "logs",
+    }
+    assert f"{home}/report.html" in done.stdout
+    assert all(name in done.stderr for name in NAMES if name != "report")
+    assert "vllm" not in done.stderr.lower(), "chatter belongs into the logs"
+
+
+def test_the_metrics_account_for_every_row_and_query(finished: Finished) -> None:
+    root, _, bill = finished
+    metrics = read(root / "runs" / "tiny" / "metrics.json")
+    rows, teacher = metrics["rows"], metrics["teacher"]
+    assert rows["corpus"] == 48 == sum(count for name, count in rows.items() if name != "corpus")
+    assert rows["errored"] == 0
+    assert teacher["budget_queries"] == 12
+    assert teacher["queries"] == teacher["bought"] == bill <= 12
+    assert teacher["hits"] == teacher["eval_queries"] == 0
+    assert teacher["spent_usd"] > 0
+    assert set(metrics["systems"]) == SYSTEMS
+    for system in metrics["systems"].values():
+        low, high = system["interval"]
+        assert 0 <= low <= system["accuracy"] <= high <= 1
+        assert system["n"] == 12 == sum(domain["n"] for domain in system["by_domain"].values())
+    assert set(metrics["comparisons"]) == {"bridge-direct", "bridge-direct_labels"}
+    assert [name for name in NAMES if name != "report"] == list(metrics["stages"])
+
+
+def test_the_student_is_a_plain_transformers_directory(finished: Finished) -> None:
+    from transformers import pipeline
+
+    [model] = (finished[0] / "stages" / "train_student").glob("*/model")
+    assert {path.suffix for path in model.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    [reply] = pipeline("text-generation", model=str(model))("Is it?", max_new_tokens=2)
+    assert reply["generated_text"].startswith("Is it?")
+
+
+def test_every_system_took_the_same_updates(finished: Finished) -> None:
+    updates = {
+        manifest["stage"]: manifest["metrics"]["updates"]
+        for stage in ("train_student", "train_direct", "train_direct_labels")
+        for manifest in [read(next((finished[0] / "stages" / stage).glob("*/manifest.json")))]
+    }
+    assert updates == {"train_student": 12, "train_direct": 12, "train_direct_labels": 12}
+
+
+def test_no_key_is_left_anywhere(finished: Finished) -> None:
+    for path in finished[0].rglob("*"):
+        if path.is_file() and path.suffix != ".safetensors":
+            assert b"sk-test-secret" not in path.read_bytes(), path
+
+
+def test_the_run_repeated_does_nothing_and_buys_nothing(finished: Finished, tiny_model: str, teacher_url: str) -> None:
+    root, before = finished[0], billed(teacher_url)
+    started = time.monotonic()
+    again = bridge_ray(*tiny(root, tiny_model, teacher_url))
+    assert again.returncode == 0, again.stderr
+    assert time.monotonic() - started < 30
+    metrics = read(root / "runs" / "tiny" / "metrics.json")
+    assert all(stage["skipped"] for stage in metrics["stages"].values())
+    assert (metrics["teacher"]["bought"], metrics["teacher"]["spent_usd"]) == (0, 0)
+    assert billed(teacher_url) == before
+
+
+def test_a_finished_run_with_another_config_is_refused_by_the_field_that_changed(
+    finished: Finished, tiny_model: str, teacher_url: str
+) -> None:
+    changed = bridge_ray(*tiny(finished[0], tiny_model, teacher_url, "amplify.samples=2"))
+    assert changed.returncode == 2
+    assert "amplify.samples (1 -> 2)" in changed.stderr
+    assert "--fresh" in changed.stderr
+
+
+def test_a_larger_budget_shares_the_scores_and_buys_the_difference(
+    finished: Finished, tiny_model: str, teacher_url: str
+) -> None:
+    root, before = finished[0], billed(teacher_url)
+    wider = tiny(root, tiny_model, teacher_url, "budget.fraction=0.5")
+    done = bridge_ray(*wider, "--name", "wider", "--until", "teach")
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = read(root / "runs" / "wider" / "metrics.json")
+    assert metrics["stages"]["score"]["skipped"] and metrics["stages"]["embed"]["skipped"]
+    assert metrics["teacher"]["hits"] == 12
+    assert metrics["teacher"]["bought"] == billed(teacher_url) - before == metrics["teacher"]["queries"] - 12
+
+
+def test_status_shows_the_stages(finished: Finished) -> None:
+    shown = bridge_ray("status", "tiny", "--storage", str(finished[0]))
+    assert shown.returncode == 0
+    assert "finished" in shown.stdout and "train_student" in shown.stdout
+    missing = bridge_ray("status", "other", "--storage", str(finished[0]))
+    assert missing.returncode == 2 and "no such run" in missing.stderr
+
+
+def test_scores_are_one_row_per_training_example(finished: Finished) -> None:
+    [folder] = (finished[0] / "stages" / "score").glob("*")
+    scores = storage.read_table(str(folder / "rows.parquet"))
+    assert scores["id"].to_pylist() == list(range(48))
+    assert all(len(samples) == 2 for samples in scores["samples"].to_pylist())
+    assert all(0 <= entropy <= 1 for entropy in scores["entropy"].to_pylist())

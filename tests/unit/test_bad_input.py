@@ -1,0 +1,116 @@
+"""Bad input: one clear line, exit code 2, nothing written, nothing bought."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bridge_ray import cli
+
+ROWS = [{"key": f"r{i}", "q": f"Is {i} even?", "a": "no" if i % 2 else "yes"} for i in range(40)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a corpus and a recipe whose teacher is our stand-in."""
+    monkeypatch.chdir(tmp_path)
+    write(ROWS)
+    recipe = {
+        "name": "mine",
+        "corpus": {
+            "source": "jsonl",
+            "path": "data.jsonl",
+            "columns": {"id": "key", "question": "q", "answer": "a"},
+            "test": 10,
+        },
+        "teacher": {"model": "x", "price": {"input": 1, "output": 1}, "standin": {"answers": "expert"}},
+    }
+    Path("mine.yaml").write_text(yaml.safe_dump(recipe))
+    return tmp_path
+
+
+def write(rows: list[dict[str, object]]) -> None:
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str]:
+    monkeypatch.setattr("sys.argv", ["bridge-ray", "run", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    return int(ended.value.code or 0), capsys.readouterr().err
+
+
+def fields(*overrides: str) -> list[str]:
+    return ["mine.yaml", *[part for override in overrides for part in ("--set", override)]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (fields("corpus.path=nowhere.jsonl"), "nowhere.jsonl"),
+        (fields("corpus.columns.question=text"), "text"),
+        (fields("budgit=1"), "budgit: unknown field"),
+        (fields("budget.fraction=0"), "budget.fraction"),
+        (fields("budget.fraction=-1"), "budget.fraction"),
+        (fields("budget.fraction=2"), "budget.fraction"),
+        (fields("corpus.test=0"), "test split"),
+        (fields("corpus.test=400"), "data.jsonl"),
+        (fields("ta.model=./no-model"), "ta.model: no model directory ./no-model"),
+        (fields("student.init=./no-model"), "student.init: no model directory ./no-model"),
+        (fields("teacher.standin=null", "teacher.base_url=http://127.0.0.1:9/v1"), "unreachable"),
+        (fields("teacher.price=null"), "teacher.price"),
+        (fields("teacher.standin={answers: recorded, file: none.jsonl}"), "none.jsonl"),
+        ([*fields(), "--until", "scoring"], "--until scoring: no such stage"),
+        ([*fields(), "--name", "a/b"], "'a/b'"),
+        ([*fields(), "--name", ".."], "'..'"),
+        (["nothing.yaml"], "nothing.yaml: no such recipe or file"),
+    ],
+)
+def test_a_mistake_in_the_config(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-secret")
+    before = sorted(path.name for path in folder.iterdir())
+    code, printed = run(capsys, monkeypatch, *arguments)
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert says in printed
+    assert "sk-test-secret" not in printed
+    assert sorted(path.name for path in folder.iterdir()) == before, "something was written"
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ({"key": "r3", "q": "Is 7 even?", "a": "no"}, "r3"),
+        ({"key": "new", "q": "", "a": "no"}, "question"),
+        ({"key": "new", "q": "Is 7 even?", "a": None}, "row with id new has no answer"),
+    ],
+)
+def test_a_mistake_in_a_row(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    row: dict[str, object],
+    says: str,
+) -> None:
+    write([*ROWS, row])
+    code, printed = run(capsys, monkeypatch, *fields())
+    assert (code, printed.count("\n")) == (2, 1), printed
+    assert says in printed and "data.jsonl" in printed
+    assert not (folder / "storage").exists()
+
+
+def test_no_key_for_a_hosted_teacher(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    code, printed = run(capsys, monkeypatch, *fields("teacher.standin=null"))
+    assert code == 2 and "OPENAI_API_KEY" in printed
+    assert not (folder / "storage").exists()
