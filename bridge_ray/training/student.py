@@ -23,7 +23,6 @@ from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
 from bridge_ray.training.teach_model import identity, teach_model
 
-
 PRUNING_QUESTIONS = 2  # 2, 4 and 6 choose the same layers; the time grows with them
 
 

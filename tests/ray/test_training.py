@@ -78,10 +78,12 @@ def test_it_learns_through_its_phases(undisturbed: list[Any]) -> None:
 
 
 def test_one_worker_without_zero_gives_what_two_with_it_give(
-    tmp_path: Path, tiny_model: str, token_folders: dict[str, str], undisturbed: list[Any]
+    tmp_path: Path, tiny_model: str, token_folders: dict[str, str]
 ) -> None:
-    alone = train(tmp_path, tiny_model, token_folders, workers=1, zero_stage=0, micro_batch=8)
-    assert losses(alone) == pytest.approx(losses(undisturbed), rel=0.02)  # bf16
+    """In fp32: in bf16, gradients are rounded in different places, and Adam's first steps make much of it."""
+    together = train(tmp_path / "2", tiny_model, token_folders, workers=2, zero_stage=2, precision="fp32")
+    alone = train(tmp_path / "1", tiny_model, token_folders, workers=1, zero_stage=0, precision="fp32", micro_batch=8)
+    assert losses(alone) == pytest.approx(losses(together), rel=1e-3)
 
 
 def test_a_killed_worker_costs_at_most_the_updates_since_its_checkpoint(
