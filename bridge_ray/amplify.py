@@ -51,7 +51,7 @@ def run(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> di
     todo = corpus.filter(pc.invert(pc.is_in(corpus["id"], bought["id"])))
     storage.write_table(source, todo)
     course = AmplifyCourse(settings, ta.model, model_hash)
-    written = generate(work, "amplify", source, _served(work, ta, seed), course, records.RATIONALE, work.out)
+    written = generate(work, "amplify", source, _served(work, ta, seed), course, records.RATIONALE)
     rows = pa.concat_tables([bought, written]).sort_by("id")
     storage.write_table(storage.join(work.out, "rationales.parquet"), rows)
     counts = count_routes(rows, corpus.num_rows)

@@ -63,15 +63,12 @@ def run(
     settings: Evaluate, ta: str, seed: int, ask_teacher: Callable[[Work], tuple[pa.Table, int]], work: Work
 ) -> dict[str, Any]:
     test = storage.read_table(storage.join(work.inputs["corpus"], "test"))
-    predictions: dict[str, pa.Table] = {}
+    local = [system for system in settings.systems if system != "teacher"]
+    predictions = _predict(work, test, local, ta, settings.max_tokens, seed) if local else {}
     eval_queries = 0
-    for system in settings.systems:
-        if system == "teacher":
-            predictions[system], eval_queries = ask_teacher(work)
-        else:
-            predictions[system] = _predict(work, system, ta, settings.max_tokens, seed)
-    table = pa.concat_tables(predictions.values())
-    storage.write_table(storage.join(work.out, "predictions.parquet"), table)
+    if "teacher" in settings.systems:
+        predictions["teacher"], eval_queries = ask_teacher(work)
+    storage.write_table(storage.join(work.out, "predictions.parquet"), pa.concat_tables(predictions.values()))
     correct = {system: _correct(rows) for system, rows in predictions.items()}
     domains = test["domain"].to_pylist()
     return {
@@ -88,34 +85,50 @@ def run(
     }
 
 
-def _predict(work: Work, system: str, ta: str, max_tokens: int, seed: int) -> pa.Table:
-    model = ta if system == "ta_base" else storage.join(work.inputs[MODELS[system]], "model")
-    source = storage.join(work.inputs["corpus"], "test")
-    course = AnswerCourse(system, max_tokens)
-    out = storage.join(work.out, system)
-    return generate(work, f"evaluate {system}", source, Served(model, seed=seed), course, records.PREDICTION, out)
+def _predict(
+    work: Work, test: pa.Table, systems: Sequence[str], ta: str, max_tokens: int, seed: int
+) -> dict[str, pa.Table]:
+    """Every system's predictions, one engine after another; a row is one system's answer to one question."""
+    served = {
+        system: Served(ta if system == "ta_base" else storage.join(work.inputs[MODELS[system]], "model"), seed=seed)
+        for system in systems
+    }
+    source = storage.join(work.out, "questions.parquet")
+    storage.write_table(source, _questions(test, systems))
+    rows = generate(work, "evaluate", source, served, AnswerCourse(max_tokens), records.PREDICTION)
+    place = rows.schema.get_field_index("id")
+    return {
+        system: rows.slice(number * test.num_rows, test.num_rows).set_column(place, "id", test["id"])
+        for number, system in enumerate(systems)
+    }
+
+
+def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:
+    """The test split once per system, with ids of its own."""
+    copies = [test.append_column("system", pa.array([system] * test.num_rows)) for system in systems]
+    table = pa.concat_tables(copies)
+    return table.set_column(table.schema.get_field_index("id"), "id", pa.array(range(table.num_rows), pa.int64()))
 
 
 @dataclass(frozen=True)
 class AnswerCourse:
     """One greedy reply under the "reason, then answer" instruction."""
 
-    system: str
     max_tokens: int
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         [reply] = await ask(prompts.chat(prompts.REASON, row), max_tokens=self.max_tokens)
-        return {**prediction(self.system, row, reply.text, None), "tokens": reply.tokens}
+        return {**prediction(row, reply.text, None), "tokens": reply.tokens}
 
     def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
-        return prediction(self.system, row, None, reason)
+        return prediction(row, None, reason)
 
 
-def prediction(system: str, row: Mapping[str, Any], text: str | None, error: str | None) -> dict[str, Any]:
+def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> dict[str, Any]:
     """A records.PREDICTION row, without its id; a row that errored counts as wrong."""
     answer = None if text is None else extract(text, row["answer_type"], row["options"])
     correct = matches(answer, row["answer"], row["answer_type"])
-    return {"system": system, "text": text, "answer": answer, "correct": correct, "error": error}
+    return {"system": row["system"], "text": text, "answer": answer, "correct": correct, "error": error}
 
 
 def _ask_teacher(work: Work, teacher: Teacher, source: Corpus, store: str) -> tuple[pa.Table, int]:

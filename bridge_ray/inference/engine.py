@@ -127,7 +127,8 @@ class Engine:
         return [_sample(output) for output in final.outputs]
 
     def shutdown(self) -> None:
-        self._engine.shutdown()
+        """End the engine's processes; no request may be running."""
+        self._engine.shutdown(timeout=0)
 
 
 def _sample(output: Any) -> Sample:

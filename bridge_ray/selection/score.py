@@ -37,7 +37,7 @@ def stage(settings: Score, ta: str, seed: int, corpus: Stage) -> Stage:
 
 def run(work: Work, course: ScoreCourse, served: Served) -> dict[str, Any]:
     source = storage.join(work.inputs["corpus"], "train")
-    table = generate(work, "score", source, served, course, records.SCORE, work.out)
+    table = generate(work, "score", source, served, course, records.SCORE)
     errors = table["error"].drop_null()
     return {
         "rows": table.num_rows,
