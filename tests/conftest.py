@@ -15,6 +15,7 @@ import pytest
 from bridge_ray.teacher import standin
 
 TINY = Path(__file__).parent / "tiny.yaml"
+KEYED = os.environ | {"OPENAI_API_KEY": "sk-test-secret"}
 CLI = Path(sys.executable).parent / "bridge-ray"
 
 
@@ -62,10 +63,7 @@ def tiny(storage: Path, model: str, teacher: str, *overrides: str) -> list[str]:
 
 def bridge_ray(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """``bridge-ray`` in a process of its own."""
-    environment = os.environ | {"OPENAI_API_KEY": "sk-test-secret"}
-    return subprocess.run(
-        [CLI, *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False
-    )
+    return subprocess.run([CLI, *arguments], capture_output=True, text=True, timeout=timeout, env=KEYED, check=False)
 
 
 def billed(teacher: str) -> int:

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from bridge_ray import storage
-from tests.conftest import CLI, billed, bridge_ray, read, tiny
+from tests.conftest import CLI, KEYED, billed, bridge_ray, read, tiny
 
 
 def kill_when(arguments: list[str], reached: Callable[[], bool], timeout: float = 300) -> bool:
     """Start the command, SIGKILL it as soon as ``reached``; False if it ended before."""
-    process = subprocess.Popen([CLI, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([CLI, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=KEYED)
     deadline = time.monotonic() + timeout
     while process.poll() is None and time.monotonic() < deadline:
         if reached():
@@ -50,18 +50,18 @@ def committed(root: Path, stage: str) -> dict[int, dict[str, object]]:
 def test_a_generation_stage_goes_on_with_the_rows_it_has(
     tmp_path: Path, tiny_model: str, teacher_url: str, stage: str
 ) -> None:
-    slow = ["corpus.train=384", "score.max_tokens=192", "score.samples=4", "engine.max_num_seqs=16"]
+    slow = ["corpus.train=192", "score.max_tokens=96", "score.samples=4", "engine.max_num_seqs=16"]
     arguments = [*tiny(tmp_path, tiny_model, teacher_url, *slow), "--until", stage]
     pattern = f"stages/{stage}/*/parts/checkpoint/*.parquet"
     assert kill_when(arguments, lambda: len(list(tmp_path.glob(pattern))) >= 3), "it ended before it could be killed"
     before = committed(tmp_path, stage)
-    assert 0 < len(before) < 384
+    assert 0 < len(before) < 192
     done = bridge_ray(*arguments)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "corpus               done before" in done.stderr
     [out] = tmp_path.glob(f"stages/{stage}/*/rows.parquet")
     after = {row["id"]: row for row in storage.read_table(str(out)).to_pylist()}
-    assert sorted(after) == list(range(384))
+    assert sorted(after) == list(range(192))
     assert all(after[row]["samples"] == before[row]["samples"] for row in before), "a finished row was done again"
 
 
