@@ -56,11 +56,11 @@ def run(
     prepared = pipeline.prepare(settings, until, fresh)
     folder = log_folder(prepared.home)
     console = Console(stderr=True)
-    console.print(f"run {settings.name}: {prepared.home}, logs in {folder}")
+    console.print(f"run {settings.name}: {prepared.home}, logs in {folder}", soft_wrap=True)
     with logs.captured(folder) as screen:
         metrics = pipeline.execute(prepared, Progress(screen), until, fresh)
     if until not in (None, "report"):
-        console.print(f"stopped after {until}; go on with: bridge-ray run {recipe} (same options, without --until)")
+        console.print(f"stopped after {until}; the same command without --until goes on", soft_wrap=True)
         return
     out = Console()
     out.print(table(metrics))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,38 @@ def prune_layers(directory: str, keep: int, questions: Sequence[Sequence[prompts
     layers = list(model.get_decoder().layers)
     if keep > len(layers):
         raise ValueError(f"student.init.keep {keep} exceeds the {len(layers)} layers of {directory}")
-    ids = [prompts.prompt_ids(tokenizer, question) for question in questions]
     types = getattr(model.config, "layer_types", None)
-    chosen = list(range(len(layers)))
-    while len(chosen) > keep:
-        chosen = min(_without_one(chosen), key=lambda fewer: _loss(_with_layers(model, layers, types, fewer), ids))
+    ids = [prompts.prompt_ids(tokenizer, question) for question in questions]
+    chosen = choose_layers(
+        len(layers), keep, lambda remaining: _loss(_with_layers(model, layers, types, remaining), ids)
+    )
     _save(_with_layers(model, layers, types, chosen), directory, out)
     return {"layers": chosen, "parameters": int(model.num_parameters())}
 
 
-def _without_one(chosen: list[int]) -> list[list[int]]:
-    """All ways to leave one layer out; the first reads the embeddings and always stays."""
-    return [chosen[:place] + chosen[place + 1 :] for place in range(1, len(chosen))]
+def choose_layers(layers: int, keep: int, loss: Callable[[list[int]], float]) -> list[int]:
+    """Drop layers one at a time, the next being the one whose loss without it is lowest, until ``keep`` are left.
+
+    A loss measured with more layers in place bounds the present one from below in practice, so only the candidates
+    at the front of the queue are measured again (as in lazy greedy). The first layer reads the embeddings and stays.
+    """
+    chosen = list(range(layers))
+    if keep == layers:
+        return chosen
+    queue = [(loss(_without(chosen, layer)), layer) for layer in chosen[1:]]
+    heapq.heapify(queue)
+    while len(chosen) > keep:
+        _, layer = heapq.heappop(queue)
+        now = loss(_without(chosen, layer))
+        if queue and now > queue[0][0]:
+            heapq.heappush(queue, (now, layer))
+        else:
+            chosen = _without(chosen, layer)
+    return chosen
+
+
+def _without(chosen: list[int], layer: int) -> list[int]:
+    return [other for other in chosen if other != layer]
 
 
 def _with_layers(
