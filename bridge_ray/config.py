@@ -139,7 +139,6 @@ class TATrain(Schedule):
 
 class TA(Model):
     model: str = "embedded:smollm2-135m"
-    adapter: str | None = None
     lora: Lora = Lora()
     train: TATrain = TATrain()
     serve: Literal["merged", "adapter"] = "merged"

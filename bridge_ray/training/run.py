@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def fit(job: Job, name: str, progress: Progress) -> None:
     """Train to the end, from the newest checkpoint under the stage's output if there is one.
 
-    The same name and storage path make Ray Train continue an interrupted run. Raises what the loop raised once
-    ``training.max_failures`` restarts are used up.
+    Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
+    Raises what the loop raised once ``training.max_failures`` restarts are used up.
     """
     local_ray.start()
     state = storage.join(job.out, "state")
