@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from pathlib import Path
+import time
+from json import dumps
 from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
-from bridge_ray import __version__
+from bridge_ray import __version__, ledger_cli
 from bridge_ray.errors import UserError
+from bridge_ray.teacher.standin_faults import BATCH_KINDS, KINDS, Behaviour
 
 app = typer.Typer(
     help="Distil a proprietary teacher into a tiny student, through a teacher assistant, on a small budget.",
@@ -18,59 +21,131 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-teacher_app = typer.Typer(help="The stand-in teacher.", no_args_is_help=True)
+teacher_app = typer.Typer(help="The stand-in teacher, and rationales that you own already.", no_args_is_help=True)
 app.add_typer(teacher_app, name="teacher")
+app.add_typer(ledger_cli.app, name="ledger")
 
 Recipe = Annotated[str, typer.Argument(help="A recipe's name (see `bridge-ray recipes`) or a YAML file.")]
+Name = Annotated[str | None, typer.Option(help="The run's name; the recipe's by default.")]
 Storage = Annotated[str | None, typer.Option(help="Where runs, stages and paid answers are kept: a path or URL.")]
+Until = Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")]
+Fresh = Annotated[bool, typer.Option(help="Make this run's stages anew; paid answers are kept.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The cluster's job server, http://HEAD:8265; RAY_API_SERVER_ADDRESS by default."),
+]
 Answers = Literal["expert", "recorded"]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a config field; repeatable.")]
 
 
-def main() -> None:
-    """Entry point: user mistakes end with one line on standard error and exit code 2."""
+def main(*arguments: str) -> None:
+    """Entry point: user mistakes end with one line on standard error and exit code 2.
+
+    ``arguments`` are the command line's, those of this process by default.
+    """
     try:
-        app()
+        app(args=arguments or None)
     except UserError as error:
         print(f"bridge-ray: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        # obstore's threads may hold Python objects for a moment after their last call. One that drops them while the
+        # interpreter ends aborts the process (pyo3-async-runtimes #40): 9 of 160 times after `bridge-ray ledger`.
+        if "obstore" in sys.modules:
+            time.sleep(0.1)
 
 
 @app.command()
 def run(
     recipe: Recipe,
-    name: Annotated[str | None, typer.Option(help="The run's name; the recipe's by default.")] = None,
+    name: Name = None,
     storage: Storage = None,
     set_: Set = None,
-    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")] = None,
-    fresh: Annotated[bool, typer.Option(help="Make this run's stages anew; paid answers are kept.")] = False,
+    until: Until = None,
+    fresh: Fresh = False,
 ) -> None:
     """Run a recipe to its report. Repeated, it does nothing; interrupted and repeated, it continues."""
     from bridge_ray import config
 
     settings = config.load(recipe, set_ or (), name=name, storage=storage)
-    from bridge_ray import logs, pipeline
-    from bridge_ray.progress import Progress
-    from bridge_ray.report.summary import headline, table
+    from bridge_ray import job
 
-    prepared = pipeline.prepare(settings, until, fresh)
-    folder = log_folder(prepared.home)
-    console = Console(stderr=True)
-    console.print(f"run {settings.name}: {prepared.home}, logs in {folder}", soft_wrap=True)
-    with logs.captured(folder) as screen:
-        metrics = pipeline.execute(prepared, Progress(screen), until, fresh)
-    if until not in (None, "report"):
-        console.print(f"stopped after {until}; the same command without --until goes on", soft_wrap=True)
+    raise typer.Exit(job.run(settings, until, fresh))
+
+
+@app.command()
+def plan(
+    recipe: Recipe,
+    name: Name = None,
+    storage: Storage = None,
+    set_: Set = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan as one JSON object.")] = False,
+) -> None:
+    """Show what a run would buy, cost and take, before it does. Asks the teacher nothing and writes nothing."""
+    from bridge_ray import config
+
+    settings = config.load(recipe, set_ or (), name=name, storage=storage)
+    from bridge_ray import pipeline
+    from bridge_ray.plan import make, show
+
+    made = make(pipeline.draft(settings))
+    command = shlex.join(["bridge-ray", "run", recipe, *_given(storage, set_, name)])
+    if json:
+        print(dumps(made.as_json() | {"next": command}, indent=2, allow_nan=False))
         return
     out = Console()
-    out.print(table(metrics))
-    out.print(headline(metrics))
-    out.print(f"report: {prepared.home}/report.html", soft_wrap=True)
+    show(made, out)
+    out.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def log_folder(home: str) -> Path:
-    """A run's logs lie beside its other files; of a run in an object store, in the working directory."""
-    return Path(home) / "logs" if "://" not in home else Path("logs") / home.rpartition("/")[2]
+@app.command()
+def submit(
+    recipe: Recipe,
+    name: Name = None,
+    storage: Storage = None,
+    set_: Set = None,
+    until: Until = None,
+    fresh: Fresh = False,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option(help="Pass the job's output on, and end with its exit code.")] = False,
+    working_dir: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Upload it for the job to work in; else a RECIPE file alone."),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Keep with the job, for all to read; repeatable.")
+    ] = None,
+) -> None:
+    """Run a recipe as a job of a Ray cluster: the attempt that is under way if there is one, else the next."""
+    from bridge_ray import config, submit
+
+    settings = config.load(recipe, set_ or (), name=name, storage=storage)
+    options = _given(storage, set_) + (["--until", until] if until else []) + ["--fresh"] * fresh
+    order = submit.order(recipe, settings, options, working_dir, metadata or ())
+    raise typer.Exit(submit.send(order, address, follow))
+
+
+def _given(storage: str | None, set_: list[str] | None, name: str | None = None) -> list[str]:
+    """The options that several commands have in common, as they were given."""
+    options = [("--name", name), ("--storage", storage), *(("--set", one) for one in set_ or ())]
+    return [word for option, value in options if value for word in (option, value)]
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str | None, typer.Argument(help="Also what this recipe needs: a name or a YAML file.")] = None,
+    storage: Storage = None,
+    set_: Set = None,
+    address: Address = None,
+) -> None:
+    """Check this machine or a cluster: a line per check, OK or what to do. Exit code 1 if there is something to do.
+
+    Spends nothing. Inside a cluster (RAY_ADDRESS), or with --address, every node is checked.
+    """
+    from bridge_ray import config, doctor
+
+    settings = None if recipe is None else config.load(recipe, set_ or (), storage=storage)
+    raise typer.Exit(doctor.run(settings, recipe, _given(storage, set_), address))
 
 
 @app.command()
@@ -104,8 +179,46 @@ def serve(
     answers: Annotated[Answers, typer.Option(help="expert: the generated domains; recorded: --file.")] = "expert",
     file: Annotated[str | None, typer.Option(help="JSON lines of question, rationale, answer.")] = None,
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8321,
+    latency: Annotated[float, typer.Option(metavar="SECONDS", help="What each completion takes.")] = Behaviour.latency,
+    rpm: Annotated[int | None, typer.Option(help="Requests per minute; above it 429 with Retry-After.")] = None,
+    fail: Annotated[
+        str, typer.Option(metavar="KIND:SHARE,…", help=f"Probabilities per request; kinds: {', '.join(KINDS)}.")
+    ] = Behaviour.fail,
+    seed: Annotated[int, typer.Option(help="Of the failures.")] = Behaviour.seed,
+    batch_seconds: Annotated[float, typer.Option(help="How long a batch takes.")] = Behaviour.batch_seconds,
+    batch_fail: Annotated[
+        str, typer.Option(metavar="KIND:SHARE,…", help=f"Those of a batch's line; kinds: {', '.join(BATCH_KINDS)}.")
+    ] = Behaviour.batch_fail,
 ) -> None:
-    """Serve the stand-in teacher (OpenAI chat-completions protocol) on loopback until interrupted."""
+    """Serve the stand-in teacher (OpenAI's chat completions and batches) on loopback until interrupted."""
     from bridge_ray.teacher import standin
 
-    standin.serve(answers, file, "127.0.0.1", port, lambda url: print(f"base_url: {url}", flush=True))
+    standin.serve(
+        answers,
+        file,
+        "127.0.0.1",
+        port,
+        lambda url: print(f"base_url: {url}", flush=True),
+        latency=latency,
+        rpm=rpm,
+        fail=fail,
+        seed=seed,
+        batch_seconds=batch_seconds,
+        batch_fail=batch_fail,
+    )
+
+
+@teacher_app.command("import")
+def import_(
+    file: Annotated[str, typer.Argument(help="JSON Lines or Parquet with question, rationale and answer.")],
+    recipe: Recipe,
+    storage: Storage = None,
+    set_: Set = None,
+) -> None:
+    """Import rationales that you own, as answers of the recipe's teacher: a run finds them and pays nothing."""
+    from bridge_ray import config
+
+    settings = config.load(recipe, set_ or (), storage=storage)
+    from bridge_ray.teacher.import_rationales import import_rationales, show
+
+    show(import_rationales(settings, file), settings.teacher_store, Console())

@@ -12,15 +12,30 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bridge_ray.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+LABEL_KEY = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*/)?{_LABEL}")
+LABEL_SELECTOR = re.compile(rf"!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))")
+
+
+def _selectors(labels: dict[str, str]) -> dict[str, str]:
+    for key, value in labels.items():
+        if not LABEL_KEY.fullmatch(key):
+            raise ValueError(f"{key!r} is no label of a node; a label looks like pool or example.com/pool")
+        if not LABEL_SELECTOR.fullmatch(value):
+            raise ValueError(f"{value!r} selects no label's value; write a value, !value, in(a, b) or !in(a, b)")
+    return labels
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
 System = Literal["student_base", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
@@ -70,12 +85,33 @@ class Embed(Model):
     model: str = "ta"
 
 
+class SharedAccount(Model):
+    """An account in teacher.store that pays for several runs; its cap bounds what they pay together."""
+
+    name: str
+    max_queries: Positive | None = None
+    max_usd: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> SharedAccount:
+        if not RUN_NAME.fullmatch(self.name):
+            raise ValueError("account name may hold only letters, digits, '-', '_' and single dots between them")
+        if self.max_queries is None and self.max_usd is None:
+            raise ValueError("a shared account needs at least one of max_queries, max_usd")
+        return self
+
+
 class Budget(Model):
-    """The teacher's budget; the bound that is reached first counts."""
+    """The teacher's budget of a run; the bound that is reached first counts.
+
+    It counts all answers that the run uses, at their price, whoever paid for them. ``account`` shares what is really
+    paid with other runs; without one, a run pays at most its budget.
+    """
 
     fraction: Annotated[float, Field(gt=0, le=1)] | None = 0.05
     max_queries: Positive | None = None
     max_usd: Annotated[float, Field(gt=0)] | None = None
+    account: SharedAccount | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> Budget:
@@ -201,6 +237,7 @@ class Engine(Model):
     max_model_len: Positive = 1024
     kv_cache_gb: Positive = 2  # CPU engines only
     enforce_eager: bool = False
+    labels: Labels = {}  # of the nodes that may run engines; Ray's label selectors
 
 
 class Training(Model):
@@ -213,6 +250,7 @@ class Training(Model):
     seq_len: Positive = 512
     checkpoint_every: Positive = 100  # updates
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    labels: Labels = {}  # of the nodes that may train
     deepspeed: dict[str, Any] = {}
 
     @model_validator(mode="after")

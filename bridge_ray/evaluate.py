@@ -7,7 +7,7 @@ teacher, which is only asked when the config names it, because it costs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,13 +18,12 @@ from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract
 from bridge_ray.answers.verify import matches
-from bridge_ray.config import Corpus, Evaluate, Teacher
+from bridge_ray.config import Evaluate
 from bridge_ray.inference.engine import Ask
 from bridge_ray.inference.generate import Served, generate
 from bridge_ray.inference.models import identity as model_identity
 from bridge_ray.stage import Stage, Work
-from bridge_ray.teacher import provider
-from bridge_ray.teacher.teach import purchase, tally
+from bridge_ray.teacher.teach import Terms, purchase, tally
 
 # system -> the stage that leaves its model/
 MODELS = {
@@ -37,16 +36,7 @@ MODELS = {
 COMPARISONS = (("bridge", "direct"), ("bridge", "direct_labels"))
 
 
-def stage(
-    settings: Evaluate,
-    teacher: Teacher,
-    source: Corpus,
-    store: str,
-    ta: str,
-    seed: int,
-    corpus: Stage,
-    trained: Mapping[str, Stage],
-) -> Stage:
+def stage(settings: Evaluate, terms: Terms, ta: str, seed: int, corpus: Stage, trained: Mapping[str, Stage]) -> Stage:
     """``trained``: stage name -> stage, of at least those that the systems need."""
     inputs = {"corpus": corpus}
     inputs |= {MODELS[system]: trained[MODELS[system]] for system in settings.systems if system in MODELS}
@@ -54,8 +44,9 @@ def stage(
     if "ta_base" in settings.systems:
         parts["ta"] = model_identity(ta)
     if "teacher" in settings.systems:
-        parts["teacher"] = [provider.identity(teacher, source), teacher.model, teacher.max_tokens, teacher.temperature]
-    ask_teacher = partial(_ask_teacher, teacher=teacher, source=source, store=store)
+        teacher = terms.teacher
+        parts["teacher"] = [terms.provider, teacher.model, teacher.max_tokens, teacher.temperature]
+    ask_teacher = partial(_ask_teacher, terms=terms)
     return Stage("evaluate", 1, parts, inputs, partial(run, settings, ta, seed, ask_teacher))
 
 
@@ -131,13 +122,13 @@ def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> d
     return {"system": row["system"], "text": text, "answer": answer, "correct": correct, "error": error}
 
 
-def _ask_teacher(work: Work, teacher: Teacher, source: Corpus, store: str) -> tuple[pa.Table, int]:
+def _ask_teacher(work: Work, terms: Terms) -> tuple[pa.Table, int]:
     """The teacher's answers to the test questions, without a hint, and the queries that they took."""
     rows = storage.read_table(storage.join(work.inputs["corpus"], "test")).to_pylist()
-    unguided = teacher.model_copy(update={"guided": False})
-    name, account, limit = provider.identity(teacher, source), f"{work.fingerprint}-evaluate", len(rows)
+    unguided = replace(terms, teacher=terms.teacher.model_copy(update={"guided": False}))
+    limit = len(rows)
     with work.progress.task("evaluate teacher", limit, "queries") as task:
-        purchases = purchase(rows, unguided, name, source, store, account, limit, None, task)
+        purchases = purchase(rows, unguided, work, limit, None, task)
     by_id = {row["id"]: row for row in purchases.rows}
     predictions = [
         {

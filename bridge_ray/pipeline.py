@@ -7,15 +7,17 @@ and the tiny student learns from that, instruction tuning first. Then all system
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bridge_ray import amplify, evaluate, storage
-from bridge_ray.config import Config
+from bridge_ray import amplify, evaluate, placement, storage
+from bridge_ray.answers import prompts
+from bridge_ray.config import Config, PruneLayers
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -26,6 +28,9 @@ from bridge_ray.report.write import write_metrics, write_report
 from bridge_ray.selection import embed, score, select
 from bridge_ray.stage import Done, Stage, done, perform
 from bridge_ray.teacher import provider, teach
+from bridge_ray.teacher.asks import price_of
+from bridge_ray.teacher.client import api_key
+from bridge_ray.teacher.prices import worst_cost
 from bridge_ray.training import student, teacher_assistant
 
 NAMES = (
@@ -49,13 +54,13 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     """The pipeline as inert values, in order. ``table`` holds the corpus (records.EXAMPLE), already read."""
     ta, seed = config.ta.model, config.seed
     rows = pc.sum(pc.equal(table["split"], "train")).as_py()
-    store = storage.locate(config.teacher_store)
+    terms = teach.Terms(config.teacher, config.corpus, storage.locate(config.teacher_store), config.budget.account)
 
     corpus = corpus_stage.stage(config.corpus, table)
     scores = score.stage(config.score, ta, seed, corpus)
     vectors = embed.stage(config.embed, ta, corpus)
     ranking = select.stage(config.select, config.score, config.budget, rows, seed, corpus, scores, vectors)
-    bought = teach.stage(config.teacher, config.budget, config.corpus, store, rows, corpus, ranking, vectors)
+    bought = teach.stage(terms, config.budget, rows, corpus, ranking, vectors)
     refined = teacher_assistant.stage(config.ta, config.training, seed, corpus, ranking, bought)
     explained = amplify.stage(config.amplify, config.ta, seed, corpus, bought, refined)
     init = student.init_stage(config.student, ta, corpus)
@@ -64,7 +69,7 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     direct = student.direct_stage(False, *shared, bought)
     direct_labels = student.direct_stage(True, *shared, bought)
     trained = {part.name: part for part in (refined, init, bridge, direct, direct_labels)}
-    compared = evaluate.stage(config.evaluate, config.teacher, config.corpus, store, ta, seed, corpus, trained)
+    compared = evaluate.stage(config.evaluate, terms, ta, seed, corpus, trained)
     everything = (corpus, scores, vectors, ranking, bought, refined, explained, *_needed(trained, compared), compared)
     return {part.name: part for part in everything}
 
@@ -80,8 +85,10 @@ class Run:
     """A prepared run: nothing has been written or bought yet, and all that could be checked has been."""
 
     config: Config
+    corpus: pa.Table  # records.EXAMPLE, all splits
     stages: Mapping[str, Stage]
     root: str  # storage
+    job: Mapping[str, str] = field(default_factory=dict)  # metadata of the Ray job that executes it
 
     @property
     def home(self) -> str:
@@ -90,26 +97,41 @@ class Run:
 
 
 def prepare(config: Config, until: str | None = None, fresh: bool = False) -> Run:
-    """Read and check everything that a user can get wrong.
+    """Read and check everything that a user can get wrong, and that the teacher can be reached.
 
     Raises UserError with one line; until this returns, nothing is written and nothing bought.
     """
+    run = draft(config, until, fresh)
+    if _will_teach(run, until, fresh):
+        provider.check(config.teacher, config.corpus)
+    return run
+
+
+def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
+    """As ``prepare``, without asking the teacher's provider anything."""
     if until is not None and until not in NAMES:
         raise UserError(f"--until {until}: no such stage; stages: {', '.join(NAMES)}")
     models.check(config.ta.model, "ta.model")
-    models.check(student.source_model(config.student, config.ta.model), "student.init")
+    source = student.source_model(config.student, config.ta.model)
+    models.check(source, "student.init")
+    if isinstance(config.student.init, PruneLayers):
+        models.check_layers(source, config.student.init.keep, "student.init.keep")
     if config.embed.model != "ta":
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)
     _check_answers(config, table)
-    root = storage.locate(config.storage)
-    run = Run(config, stages(config, table), root)
+    run = Run(config, table, stages(config, table), storage.locate(config.storage))
     if not fresh:
         _check_unchanged(run)
-    teach_stage = run.stages["teach"]
-    if _reaches(until, "teach") and (fresh or done(teach_stage, root) is None):
-        provider.check(config.teacher, config.corpus)
+    if _will_teach(run, until, fresh):
+        price_of(config.teacher)
+        api_key(config.teacher)
+        _check_cap(run)
     return run
+
+
+def _will_teach(run: Run, until: str | None, fresh: bool) -> bool:
+    return _reaches(until, "teach") and (fresh or done(run.stages["teach"], run.root) is None)
 
 
 def _reaches(until: str | None, name: str) -> bool:
@@ -126,6 +148,21 @@ def _check_answers(config: Config, table: pa.Table) -> None:
         raise UserError(
             f"{source}: row with id {missing['key'][0].as_py()} has no answer; label it or remove it"
             + (", or set amplify.verify=self_consistency" if missing["split"][0].as_py() == "train" else "")
+        )
+
+
+def _check_cap(run: Run) -> None:
+    """A cap in US dollars under which not even the cheapest question fits would buy nothing."""
+    cap, teacher = run.config.budget.max_usd, run.config.teacher
+    if cap is None:
+        return
+    listed = price_of(teacher)
+    train = run.corpus.filter(pc.equal(run.corpus["split"], "train")).to_pylist()
+    cheapest = min(worst_cost(listed, prompts.teacher(row), teacher.max_tokens) for row in train)
+    if cap < cheapest:
+        raise UserError(
+            f"budget.max_usd {cap:g}: one request of {teacher.model} can cost ${math.ceil(cheapest * 1e6) / 1e6:.6f}, "
+            "so nothing could be bought; raise it, or lower teacher.max_tokens"
         )
 
 
@@ -153,24 +190,46 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{path}.{name}".strip(".")).items()}
 
 
-def execute(run: Run, progress: Progress, until: str | None = None, fresh: bool = False) -> dict[str, Any]:
+def _nothing() -> None:
+    pass
+
+
+def execute(
+    run: Run,
+    progress: Progress,
+    until: str | None = None,
+    fresh: bool = False,
+    check: Callable[[], None] = _nothing,
+) -> dict[str, Any]:
     """Perform the stages in order, skipping what is done; returns the run's metrics.
 
     The run's manifest is brought up to date after every stage. ``fresh`` forgets what this run's stages have made,
-    but never what was paid for.
+    but never what was paid for. ``check`` is called before every stage; what it raises ends the run. Raises UserError,
+    before anything is written, where the cluster has no place for a stage.
     """
     from bridge_ray.config import dump
 
     wanted = [part for name, part in run.stages.items() if _reaches(until, name)]
+    placement.check(
+        run.config,
+        [part.name for part in wanted if fresh or done(part, run.root) is None],
+        lambda warning: progress.console.print(warning, soft_wrap=True),
+    )
     if fresh:
         for part in wanted:
             storage.delete(storage.join(run.root, "stages", part.name, part.fingerprint))
     storage.write_bytes(storage.join(run.home, "config.yaml"), dump(run.config).encode())
     finished: dict[str, Done] = {}
-    for part in wanted:
-        _record(run, finished, "running")
-        finished[part.name] = perform(part, run.root, run.config.engine, run.config.training, progress)
-        _say(progress, finished[part.name])
+    try:
+        for part in wanted:
+            check()
+            _record(run, finished, "running")
+            engine, training = run.config.engine, run.config.training
+            finished[part.name] = perform(part, run.root, run.config.name, engine, training, progress)
+            _say(progress, finished[part.name])
+    except BaseException as error:
+        _record(run, finished, "failed" if isinstance(error, Exception) else "stopped")
+        raise
     metrics = write_metrics(run.config, finished, run.home)
     if _reaches(until, "report"):
         write_report(run.config, finished, metrics, run.home)
@@ -186,6 +245,7 @@ def _record(run: Run, finished: Mapping[str, Done], state: str) -> None:
     manifest = {
         "run": run.config.name,
         "state": state,
+        "job": dict(run.job),
         "config": run.config.model_dump(mode="json"),
         "fingerprints": {name: part.fingerprint for name, part in run.stages.items()},
         "stages": {

@@ -6,7 +6,7 @@ Work in this process calls ``Task.add``; work in Ray workers adds to a ``Counter
 from __future__ import annotations
 
 import threading
-from collections import Counter as Totals
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +42,9 @@ class Task:
         self.bars.update(self.bar, advance=done)
         if note is not None:
             self.bars.update(self.bar, note=note)
+
+    def say(self, note: str) -> None:
+        self.bars.update(self.bar, note=note)
 
     def set(self, done: float, note: str) -> None:
         self.bars.update(self.bar, completed=done, note=note)
@@ -91,9 +94,14 @@ class Counter:
     """Named totals that workers add to; an actor."""
 
     def __init__(self) -> None:
-        self._totals: Totals[str] = Totals()
+        self._totals: defaultdict[str, float] = defaultdict(float)
 
     def add(self, **amounts: float) -> None:
+        for name, amount in amounts.items():
+            self._totals[name] += amount
+
+    def put(self, **amounts: float) -> None:
+        """Set totals to what they are now."""
         self._totals.update(amounts)
 
     def totals(self) -> dict[str, float]:

@@ -23,8 +23,13 @@ from bridge_ray.progress import Progress
 
 @dataclass(frozen=True)
 class Work:
-    """What a running stage is handed: where its inputs are, where its output goes, and what it may use."""
+    """What a running stage is handed: where its inputs are, where its output goes, and what it may use.
 
+    ``run`` names the run that performs it, for people to read: other runs share the output.
+    """
+
+    stage: str
+    run: str
     inputs: Mapping[str, str]  # input name -> location of that stage's output
     out: str
     engine: Engine
@@ -84,14 +89,14 @@ def done(stage: Stage, root: str) -> Done | None:
     return Done(stage.name, stage.fingerprint, out, manifest["metrics"], manifest["seconds"], skipped=True)
 
 
-def perform(stage: Stage, root: str, engine: Engine, training: Training, progress: Progress) -> Done:
-    """Run the stage unless its manifest says that it is done."""
+def perform(stage: Stage, root: str, run: str, engine: Engine, training: Training, progress: Progress) -> Done:
+    """Perform the stage, for the run of that name, unless its manifest says that it is done."""
     if before := done(stage, root):
         return before
     out = location(stage, root)
     inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
     started = time.monotonic()
-    metrics = stage.run(Work(inputs, out, engine, training, progress, stage.fingerprint))
+    metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint))
     seconds = round(time.monotonic() - started, 1)
     storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
     return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)

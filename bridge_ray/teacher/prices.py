@@ -8,6 +8,7 @@ from bridge_ray.config import Price
 from bridge_ray.errors import UserError
 
 AS_OF = "2025-04-14"
+BATCH_DISCOUNT = 0.5  # what OpenAI takes off for a request in a batch
 PRICES = {
     "gpt-4o": Price(input=2.50, output=10.00),
     "gpt-4o-mini": Price(input=0.15, output=0.60),
@@ -17,10 +18,11 @@ PRICES = {
 }
 
 
-def price(model: str, override: Price | None) -> Price:
-    """The price of a model: ``override`` if given, else the table's.
+def price(model: str, override: Price | None, batch: bool = False) -> Price:
+    """The price of a model: ``override`` if given, else the table's, less the discount for a ``batch``.
 
-    Raises UserError for a model that has neither: an unknown price is never taken for $0.
+    An override is taken as it stands, in a batch too: who knows a price knows their discount, and spending must not be
+    underestimated. Raises UserError for a model that has neither: an unknown price is never taken for $0.
     """
     if override is not None:
         return override
@@ -30,10 +32,11 @@ def price(model: str, override: Price | None) -> Price:
             f"teacher.price: no price is known for model {model!r}; set teacher.price to {{input, output}} "
             f"in US dollars per million tokens (known as of {AS_OF}: {known})"
         )
-    return PRICES[model]
+    share = 1 - BATCH_DISCOUNT if batch else 1
+    return Price(input=PRICES[model].input * share, output=PRICES[model].output * share)
 
 
-def cost(price: Price, prompt_tokens: int, completion_tokens: int) -> float:
+def cost(price: Price, prompt_tokens: float, completion_tokens: float) -> float:
     """US dollars."""
     return (price.input * prompt_tokens + price.output * completion_tokens) / 1e6
 

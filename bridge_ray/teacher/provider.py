@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +13,28 @@ from bridge_ray.config import Corpus, Teacher
 from bridge_ray.corpus.sources import RECORDED
 from bridge_ray.errors import UserError
 from bridge_ray.teacher import client, standin
+from bridge_ray.teacher.batch import BatchClient
+from bridge_ray.teacher.client import Client
 from bridge_ray.teacher.prices import price
 
 
 def check(teacher: Teacher, corpus: Corpus) -> None:
     """Raise UserError when the teacher cannot be asked: no price, no key, nobody there. Spends nothing."""
-    if teacher.mode == "batch":
-        raise UserError("teacher.mode: batch is not available yet; use chat")
     price(teacher.model, teacher.price)
     key = client.api_key(teacher)
     with connected(teacher, corpus) as base_url:
-        client.check(base_url, key)
+        client.check(base_url, key, batch=teacher.mode == "batch")
+
+
+def client_of(
+    teacher: Teacher, base_url: str, account: str, on_state: Callable[[str], None] | None = None
+) -> Client | BatchClient:
+    """The client for the configured mode. ``account`` names what is found again after a crash, in a batch's metadata.
+
+    ``on_state`` is called with a line on where a batch stands. Raises UserError when there is no key.
+    """
+    chat = client.connect(teacher, base_url)
+    return chat if teacher.mode == "chat" else BatchClient(chat, account, on_state=on_state)
 
 
 def identity(teacher: Teacher, corpus: Corpus) -> str:

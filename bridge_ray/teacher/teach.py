@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,44 +12,60 @@ import pyarrow as pa
 
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Budget, Corpus, Teacher
+from bridge_ray.config import Budget, Corpus, SharedAccount, Teacher
 from bridge_ray.progress import Task
 from bridge_ray.selection.describe import describe
 from bridge_ray.selection.rank import examples_in_budget
 from bridge_ray.selection.select import read_vectors
 from bridge_ray.stage import Stage, Work
 from bridge_ray.teacher import provider
+from bridge_ray.teacher.asks import asks, price_of
 from bridge_ray.teacher.buy import Counters, Purchases, Settings, buy
-from bridge_ray.teacher.client import connect
-from bridge_ray.teacher.prices import price
-from bridge_ray.teacher.store import open_store
+from bridge_ray.teacher.ledger import Account, Cap
+from bridge_ray.teacher.store import Store, open_store
 
 
-def stage(
-    teacher: Teacher, budget: Budget, source: Corpus, store: str, rows: int, corpus: Stage, select: Stage, embed: Stage
-) -> Stage:
-    """``rows`` is the size of the training split, ``store`` where paid answers are kept for all runs."""
+@dataclass(frozen=True)
+class Terms:
+    """On what terms the teacher is asked: who answers, where paid answers are kept, and which account pays.
+
+    ``account`` None: each stage that asks has an account of its own, which its budget bounds.
+    """
+
+    teacher: Teacher
+    source: Corpus
+    store: str
+    account: SharedAccount | None = None
+
+    @property
+    def provider(self) -> str:
+        """The provider's name in the keys of paid answers."""
+        return provider.identity(self.teacher, self.source)
+
+
+def stage(terms: Terms, budget: Budget, rows: int, corpus: Stage, select: Stage, embed: Stage) -> Stage:
+    """``rows`` is the size of the training split."""
     limit = examples_in_budget(rows, budget)
-    name = provider.identity(teacher, source)
-    identity = {
-        "provider": name,
-        "teacher": teacher.model_dump(mode="json", include={"model", "max_tokens", "temperature", "guided", "price"}),
+    fields = {"model", "max_tokens", "temperature", "guided", "price"}
+    identity: dict[str, Any] = {
+        "provider": terms.provider,
+        "teacher": terms.teacher.model_dump(mode="json", include=fields),
         "queries": limit,
         "max_usd": budget.max_usd,
         "prompts": [prompts.TEACH, prompts.FORMS],
     }
-    work = partial(run, teacher=teacher, name=name, source=source, store=store, limit=limit, max_usd=budget.max_usd)
-    return Stage("teach", 1, identity, {"corpus": corpus, "select": select, "embed": embed}, work)
+    if terms.account is not None:  # its cap may end the walk early
+        identity["account"] = terms.account.model_dump(mode="json")
+    work = partial(run, terms=terms, limit=limit, max_usd=budget.max_usd)
+    return Stage("teach", 2, identity, {"corpus": corpus, "select": select, "embed": embed}, work)
 
 
-def run(
-    work: Work, teacher: Teacher, name: str, source: Corpus, store: str, limit: int, max_usd: float | None
-) -> dict[str, Any]:
+def run(work: Work, terms: Terms, limit: int, max_usd: float | None) -> dict[str, Any]:
     corpus = storage.read_table(storage.join(work.inputs["corpus"], "train"))
     selection = storage.read_table(storage.join(work.inputs["select"], "selection.parquet"))
     ranking = corpus.take(selection["id"]).to_pylist()  # ids are positions in the training split
     with work.progress.task("teach", limit, "queries") as task:
-        purchases = purchase(ranking, teacher, name, source, store, work.fingerprint, limit, max_usd, task)
+        purchases = purchase(ranking, terms, work, limit, max_usd, task)
     rows = pa.Table.from_pylist(purchases.rows, schema=records.RATIONALE)
     storage.write_table(storage.join(work.out, "rationales.parquet"), rows)
     hard = storage.read_table(storage.join(work.inputs["select"], "rows.parquet"))["difficulty"].to_numpy()
@@ -64,36 +81,46 @@ def run(
 
 
 def purchase(
-    ranking: list[Mapping[str, Any]],
-    teacher: Teacher,
-    name: str,
-    source: Corpus,
-    store: str,
-    account: str,
-    limit: int,
-    max_usd: float | None,
-    task: Task,
+    ranking: list[Mapping[str, Any]], terms: Terms, work: Work, limit: int, max_usd: float | None, task: Task
 ) -> Purchases:
-    """Ask the teacher the questions in order, under the account's limits."""
+    """Ask the teacher the questions in order, at most ``limit`` queries and ``max_usd`` US dollars, for a stage."""
+    teacher = terms.teacher
     settings = Settings(
-        provider=name,
-        price=price(teacher.model, teacher.price),
-        first=prompts.teacher,
-        guided=prompts.teacher_guided if teacher.guided else None,
-        concurrency=teacher.concurrency,
+        asks=partial(asks, provider=terms.provider, teacher=teacher),
+        price=price_of(teacher),
+        concurrency=teacher.concurrency if teacher.mode == "chat" else limit,  # nobody waits for a batch's answers
         max_usd=max_usd,
     )
+    store = open_store(terms.store)
+    account = _account(store, terms, work, limit, max_usd)
 
     def show(counters: Counters) -> None:
-        note = f"${counters.usd_total:.4f} in all, ${counters.spent_usd:.4f} now, {counters.hits} hits"
-        task.set(counters.queries, note)
+        task.set(counters.queries, live(counters, account.cap.usd))
 
     async def ask() -> Purchases:
-        async with connect(teacher, base_url) as client:
-            return await buy(ranking, client, open_store(store), account, limit, settings, show)
+        async with provider.client_of(teacher, base_url, f"{account.name}/{account.buyer}", task.say) as client:
+            return await buy(ranking, client, store, account, limit, settings, show)
 
-    with provider.connected(teacher, source) as base_url:
+    with provider.connected(teacher, terms.source) as base_url:
         return asyncio.run(ask())
+
+
+def _account(store: Store, terms: Terms, work: Work, limit: int, max_usd: float | None) -> Account:
+    """The shared account, or the stage's own, whose cap is the stage's budget."""
+    shared = terms.account
+    if shared is None:
+        name, cap = f"{work.stage}-{work.fingerprint}", Cap(limit, max_usd)
+    else:
+        name, cap = shared.name, Cap(shared.max_queries, shared.max_usd)
+    # A batch that is found again says what has become of its own queries, and nothing of those asked one by one.
+    buyer = work.fingerprint if terms.teacher.mode == "chat" else f"{work.fingerprint}-batch"
+    return Account(store, name, cap, buyer=buyer, run=work.run, model=terms.teacher.model)
+
+
+def live(counters: Counters, cap_usd: float | None) -> str:
+    """The money's part of the progress line."""
+    most = "" if cap_usd is None else f" of ${cap_usd:.2f}"
+    return f"spent ${counters.spent_usd:.4f}, reserved ${counters.open_usd:.4f}{most}, {counters.hits} hits"
 
 
 def tally(purchases: Purchases, limit: int) -> dict[str, Any]:
@@ -105,4 +132,5 @@ def tally(purchases: Purchases, limit: int) -> dict[str, Any]:
         "hits": purchases.hits,
         "spent_usd": round(purchases.spent_usd, 6),
         "usd": round(purchases.usd_total, 6),
+        "open_usd": round(purchases.open_usd, 6),
     }

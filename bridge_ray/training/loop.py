@@ -55,11 +55,12 @@ def train(job: Job, counter: Any) -> None:
     engine = _engine(CompletionLoss(model), job, feed)
     done, losses = _resume(engine)
     if rank == 0:
-        counter.add.remote(updates=done)
+        counter.put.remote(updates=done)  # not added: a worker that takes over from a dead one starts further back
     for step in range(done, job.plan.updates):
         losses.append(_update(engine, feed, job, step))
         if rank == 0:
-            counter.add.remote(updates=1, tokens=losses[-1]["tokens"])
+            counter.put.remote(updates=step + 1)
+            counter.add.remote(tokens=losses[-1]["tokens"])
         if (step + 1) % job.training.checkpoint_every == 0 and step + 1 < job.plan.updates:
             _checkpoint(engine, losses)
     weights = _gather(engine, job.training.zero_stage)

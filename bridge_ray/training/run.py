@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_ray import storage
 from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress
+from bridge_ray.stopping import handlers_kept
 
 if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
@@ -21,7 +22,7 @@ def fit(job: Job, name: str, progress: Progress) -> None:
     """
     local_ray.start()
     state = storage.join(job.out, "state")
-    with progress.counted(name, job.plan.updates, "updates") as counter:
+    with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         _trainer(job, state, counter).fit()
     storage.delete(state)
 
@@ -40,6 +41,7 @@ def _trainer(job: Job, state: str, counter: Any) -> Any:
             num_workers=job.training.workers,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": 1} | ({"GPU": gpus} if gpus else {}),
+            label_selector=job.training.labels or None,
         ),
         run_config=RunConfig(
             name="checkpoints",

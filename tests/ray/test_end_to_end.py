@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_a_run_leaves_its_files_and_says_where(finished: Finished) -> None:
         "manifest.json",
         "metrics.json",
         "report.html",
+        "model_card.md",
         "logs",
     }
     assert f"{home}/report.html" in done.stdout
@@ -79,8 +81,12 @@ def test_every_system_took_the_same_updates(finished: Finished) -> None:
 
 
 def test_no_key_is_left_anywhere(finished: Finished) -> None:
-    for path in finished[0].rglob("*"):
-        if path.is_file() and path.suffix != ".safetensors":
+    """Neither in what a run leaves (manifests, ledger, logs, models) nor in what Ray has logged of it."""
+    ray_logs = Path(tempfile.gettempdir()) / "ray" / "session_latest" / "logs"
+    files = [path for place in (finished[0], ray_logs) for path in place.rglob("*") if path.is_file()]
+    assert any(path.name == "driver.log" for path in files) and any(path.name == "raylet.out" for path in files)
+    for path in files:
+        if path.suffix != ".safetensors":
             assert b"sk-test-secret" not in path.read_bytes(), path
 
 

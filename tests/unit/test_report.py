@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
+from bridge_ray import config
 from bridge_ray.report import charts, summary
+from bridge_ray.report.card import model_card
 from bridge_ray.report.data import Point, ReportData, SampleRow
 from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
 from bridge_ray.report.page import duration, render
+from bridge_ray.stage import Done
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} & </details>"
@@ -316,3 +320,30 @@ def _measure(page: str, width: int, folder: Path) -> tuple[dict[str, int], str]:
     title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
     assert title, done.stdout[:500]
     return json.loads(html.unescape(title[1])), done.stderr
+
+
+# --- the model card
+
+
+def card(**teacher: Any) -> str:
+    fields = {"model": "gpt-4o", "price": {"input": 1, "output": 2}, **teacher}
+    made = config.validate({"name": "mine", "teacher": fields}, "test")
+    stages = ("corpus", "train_ta", "train_student")
+    finished = {name: Done(name, f"{name}-hash", f"/storage/{name}", {}, 1.0, False) for name in stages}
+    return model_card(made, finished, metrics() | {"teacher": metrics()["teacher"] | {"standin": "standin" in teacher}})
+
+
+def test_the_card_says_where_the_questions_went_and_what_is_to_be_checked() -> None:
+    text = card(base_url="https://api.example.com/v1")
+    assert "went to api.example.com, with the gold answer" in text and "is for you to check" in text
+    assert "stand-in" not in text
+    assert "Nothing: the teacher was a stand-in" in card(standin={"answers": "expert"})
+
+
+def test_the_card_has_lineage_scores_and_the_hub_s_header() -> None:
+    text = card()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["license"] == "unknown" and "base_model" not in header  # the embedded model is no hub id
+    assert "`corpus-hash`" in text and "`train_ta-hash`" in text and "/storage/train_student/model" in text
+    assert "| bridge | 74.0 % | 69.0 to 79.0 % | 300 |" in text
+    assert "answer (1 epochs), then rationale (3 epochs)" in text

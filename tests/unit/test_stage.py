@@ -30,7 +30,7 @@ def counting(calls: list[str], fail: bool = False) -> Callable[[Work], dict[str,
 
 
 def do(stage: Stage, root: Path, engine: Engine | None = None) -> Any:
-    return perform(stage, str(root), engine or Engine(), Training(), QUIET)
+    return perform(stage, str(root), "run", engine or Engine(), Training(), QUIET)
 
 
 def test_a_finished_stage_is_not_run_again_whatever_the_resources(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The local time that a run's stages would take, from what earlier runs in the same storage took.
+
+A stage's time is taken to grow in proportion to its rows, and where its config says so to samples, tokens and epochs,
+for the same models. It knows nothing of hardware: the earlier run may have had more of it, or less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bridge_ray import storage
+from bridge_ray.pipeline import Run
+from bridge_ray.stage import Stage, done
+
+MODEL_FIELDS = ("ta", "model", "source", "keep")  # of identities: what says which model a stage computes with
+UNKNOWN = "unknown: no earlier run in this storage"
+
+
+@dataclass(frozen=True)
+class StageHours:
+    """``hours`` is None where nothing is known; ``basis`` says where it comes from."""
+
+    stage: str
+    done: bool
+    hours: float | None
+    basis: str
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What a stage's manifest tells of it; a planned stage has taken no time yet."""
+
+    name: str
+    identity: Mapping[str, Any]
+    inputs: Mapping[str, str]  # input name -> fingerprint
+    metrics: Mapping[str, Any]
+    seconds: float = 0.0
+    created: str = ""
+
+
+Records = Mapping[str, _Record]  # by fingerprint
+
+
+def estimate(run: Run) -> list[StageHours]:
+    """The run's stages in order."""
+    past = _past(run.root)
+    planned = {part.fingerprint: _planned(part, run) for part in run.stages.values()}
+    return [_of(part, run.root, planned, past) for part in run.stages.values()]
+
+
+def _of(part: Stage, root: str, planned: Records, past: Records) -> StageHours:
+    if done(part, root) is not None:
+        return StageHours(part.name, True, 0.0, "done")
+    alike = [record for record in past.values() if record.name == part.name and _comparable(record, past)]
+    models = _models(planned[part.fingerprint], planned)
+    alike = [record for record in alike if _models(record, past) == models]
+    if not alike:
+        return StageHours(part.name, False, None, UNKNOWN)
+    last = max(alike, key=lambda record: record.created)
+    now, then = _work(planned[part.fingerprint], planned), _work(last, past)
+    factor = math.prod(now.values()) / max(1, math.prod(then.values()))
+    size = " × ".join(f"{amount:g} {unit}" for unit, amount in then.items())
+    basis = f"an earlier run's {last.seconds:,.0f} s" + (f" for {size}" if size else "")
+    return StageHours(part.name, False, last.seconds * factor / 3600, basis)
+
+
+def _planned(part: Stage, run: Run) -> _Record:
+    inputs = {name: upstream.fingerprint for name, upstream in part.inputs.items()}
+    metrics = Counter(run.corpus["split"].to_pylist()) if part.name == "corpus" else {}
+    return _Record(part.name, part.identity, inputs, metrics)
+
+
+def _past(root: str) -> Records:
+    """Every finished stage in the storage."""
+    found = {}
+    for name in storage.folders(storage.join(root, "stages")):
+        for fingerprint in storage.folders(storage.join(root, "stages", name)):
+            manifest = storage.read_json(storage.join(root, "stages", name, fingerprint, "manifest.json"))
+            if manifest is not None:
+                fields = ("identity", "inputs", "metrics", "seconds", "created")
+                found[fingerprint] = _Record(name, *(manifest[field] for field in fields))
+    return found
+
+
+def _comparable(record: _Record, records: Records) -> bool:
+    """Whether everything that the stage was made from is still known."""
+    return all(name in records and _comparable(records[name], records) for name in record.inputs.values())
+
+
+def _models(record: _Record, records: Records) -> set[tuple[str, Any]]:
+    """The models that a stage and those before it compute with."""
+    own = {(field, record.identity[field]) for field in MODEL_FIELDS if field in record.identity}
+    return own.union(*(_models(records[name], records) for name in record.inputs.values()))
+
+
+def _work(record: _Record, records: Records) -> dict[str, float]:
+    """What a stage's time is taken to grow with, by unit."""
+    identity = record.identity
+    corpus = record if record.name == "corpus" else records[record.inputs["corpus"]]
+    rows, test = corpus.metrics["train"], corpus.metrics["test"]
+    work: dict[str, float]
+    match record.name:
+        case "score":
+            score = identity["score"]
+            work = {"rows": rows, "samples": score["samples"], "tokens": score["max_tokens"]}
+        case "teach":
+            work = {"queries": identity["queries"]}
+        case "train_ta":
+            queries = records[record.inputs["teach"]].identity["queries"]
+            work = {"queries": queries, "epochs": identity["train"]["epochs"]}
+        case "amplify":
+            settings = identity["amplify"]
+            work = {"rows": rows, "samples": settings["samples"] + 1, "tokens": settings["max_tokens"]}
+        case "student_init":
+            work = {}
+        case "train_student" | "train_direct" | "train_direct_labels":
+            work = {"rows": rows, "epochs": sum(phase["epochs"] for phase in identity["curriculum"])}
+        case "evaluate":
+            settings = identity["evaluate"]
+            work = {"rows": test, "systems": len(settings["systems"]), "tokens": settings["max_tokens"]}
+        case _:
+            work = {"rows": rows}
+    return work

@@ -1,0 +1,92 @@
+"""The student's model card (Markdown, with the hub's YAML header): lineage, scores, egress, limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from bridge_ray.config import Config
+from bridge_ray.report import summary
+from bridge_ray.stage import Done
+from bridge_ray.teacher import client
+
+
+def model_card(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any]) -> str:
+    """The card of the student that a finished run has trained; it is written for those who get the model alone."""
+    sections = [
+        _header(config),
+        f"# {config.name}: a student distilled with bridge_ray\n\n{_weights(finished)}",
+        f"## Lineage\n\n{_bullets(_lineage(config, finished, metrics))}",
+        f"## What left for the teacher\n\n{_egress(config, metrics)}",
+        f"## Scores\n\n{_scores(metrics)}",
+        f"## Limits\n\n{_LIMITS}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+_LIMITS = """\
+The student was trained on one task's questions and answers in the form of the corpus; elsewhere it is untested. Its
+rationales were checked by their answers only, so one may reason wrongly and end right. `license` above is to be filled
+in by you: it follows from the licences of the corpus, of the base models, and from the teacher's terms."""
+
+
+def _header(config: Config) -> str:
+    fields = {"license": "unknown", "pipeline_tag": "text-generation", "tags": ["distillation", "bridge_ray"]}
+    if not config.ta.model.startswith(("embedded:", "/", ".", "~")) and "://" not in config.ta.model:
+        fields["base_model"] = config.ta.model
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
+
+
+def _weights(finished: Mapping[str, Done]) -> str:
+    return f"Weights (safetensors), tokenizer and chat template: `{finished['train_student'].location}/model`."
+
+
+def _lineage(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any]) -> dict[str, str]:
+    teacher, corpus = metrics["teacher"], metrics["corpus"]
+    phases = ", then ".join(f"{phase.target} ({phase.epochs:g} epochs)" for phase in config.student.curriculum)
+    init = config.student.init
+    start = init if isinstance(init, str) else f"{init.keep} layers of {config.ta.model}"
+    ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, hash {_hash(finished, 'train_ta')}"
+    rows = ", ".join(f"{name} {number}" for name, number in (metrics["rows"] or {}).items() if name != "corpus")
+    return {
+        "corpus": f"{config.corpus.source}, {corpus['train']} training rows, hash {_hash(finished, 'corpus')}",
+        "teacher": f"{config.teacher.model}: {teacher['queries']} queries, ${teacher['usd']:.4f}"
+        + (f". {summary.STANDIN}" if teacher["standin"] else ""),
+        "teacher assistant": ta,
+        "rationales by source": rows,
+        "student before training": start,
+        "curriculum": phases,
+        "seed": str(config.seed),
+    }
+
+
+def _hash(finished: Mapping[str, Done], stage: str) -> str:
+    """A stage's fingerprint: of its content, config and everything before it."""
+    return f"`{finished[stage].fingerprint}`"
+
+
+def _egress(config: Config, metrics: Mapping[str, Any]) -> str:
+    if config.teacher.standin is not None:
+        return "Nothing: the teacher was a stand-in on the same machine."
+    host = urlsplit(config.teacher.base_url or client.DEFAULT_URL).hostname
+    gold = ", with the gold answer where its first answer was wrong" if config.teacher.guided else ""
+    queries = metrics["teacher"]["queries"] + metrics["teacher"]["eval_queries"]
+    return (
+        f"The text of the questions behind {queries} queries went to {host}{gold}. Whether the provider's terms allow "
+        "training a model on its answers, and publishing that model, is for you to check."
+    )
+
+
+def _scores(metrics: Mapping[str, Any]) -> str:
+    lines = ["| system | accuracy | 95 % interval | n | what it is |", "|---|---|---|---|---|"]
+    for name, scores in summary.evaluated(metrics).items():
+        cells = (summary.percent(scores["accuracy"]), summary.interval(scores["interval"]), str(scores["n"]))
+        lines.append(f"| {name} | {' | '.join(cells)} | {summary.SYSTEMS[name]} |")
+    return "\n".join(lines) + f"\n\n{summary.headline(metrics)}"
+
+
+def _bullets(items: Mapping[str, str]) -> str:
+    return "\n".join(f"- **{name}**: {text}" for name, text in items.items())

@@ -1,0 +1,11 @@
+"""Up to the comparison on the test split.
+
+The arguments are those of ``bridge-ray run``; what is done already is skipped. See README.md in this folder.
+"""
+
+import sys
+
+from bridge_ray import cli
+
+if __name__ == "__main__":
+    cli.main("run", *sys.argv[1:], "--until", "evaluate")

@@ -1,0 +1,70 @@
+"""One place for bytes: a local folder and a real S3 server behave alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from bridge_ray import storage
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(request.getfixturevalue("s3")) if request.param == "s3" else str(tmp_path / "deep" / "place")
+
+
+def test_small_objects(place: str) -> None:
+    here = storage.join(place, "runs", "demo", "manifest.json")
+    assert storage.read_json(here) is None and not storage.exists(here)
+    storage.write_json(here, {"a": 1})
+    storage.write_json(here, {"a": 2})
+    assert storage.read_json(here) == {"a": 2} and storage.exists(here)
+
+
+def test_tables(place: str) -> None:
+    table = pa.table({"id": [0, 1, 2], "text": ["a", "b", "c"]})
+    storage.write_table(storage.join(place, "rows", "one.parquet"), table)
+    storage.write_table(storage.join(place, "rows", "two.parquet"), table)
+    assert storage.count_rows(storage.join(place, "rows")) == 6
+    assert storage.read_table(storage.join(place, "rows"), ["id"])["id"].to_pylist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_folders_are_listed_and_deleted(place: str) -> None:
+    for name in ("b", "a"):
+        storage.write_json(storage.join(place, "stages", name, "manifest.json"), {})
+    assert storage.folders(storage.join(place, "stages")) == ["a", "b"]
+    storage.delete(storage.join(place, "stages", "a"))
+    storage.delete(storage.join(place, "stages", "never"))
+    assert storage.folders(storage.join(place, "stages")) == ["b"]
+    assert storage.folders(storage.join(place, "nowhere")) == []
+
+
+def test_a_model_directory_goes_up_and_comes_down_once(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = tmp_path / "model"
+    (model / "sub").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "sub" / "weights.safetensors").write_bytes(b"1234")
+    storage.upload(model, storage.join(place, "model"))
+    copy = Path(storage.localise(storage.join(place, "model")))
+    assert (copy / "config.json").read_text() == "{}" and (copy / "sub" / "weights.safetensors").read_bytes() == b"1234"
+    assert storage.localise(storage.join(place, "model")) == str(copy)
+    (model / "config.json").write_text('{"changed": 1}')
+    storage.upload(model, storage.join(place, "model"))
+    assert (Path(storage.localise(storage.join(place, "model"))) / "config.json").read_text() == '{"changed": 1}'
+
+
+def test_keys_may_come_from_a_mounted_file(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both libraries must find them: without keys, each would ask the cloud's metadata service and fail."""
+    keys = tmp_path / "credentials"
+    keys.write_text("[default]\naws_access_key_id = testing\naws_secret_access_key = s3-test-secret\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    storage.write_json(storage.join(s3, "small.json"), {"a": 1})
+    assert storage.read_json(storage.join(s3, "small.json")) == {"a": 1}
