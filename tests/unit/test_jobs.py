@@ -174,6 +174,7 @@ def test_sigterm_while_the_corpus_is_read_stops_too(tmp_path: Path) -> None:
 
     held: list[int] = []
     until(reading, process)
+    time.sleep(0.5)  # from opening to reading: a signal between the two would be noticed after the reading only
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     os.close(held[0])
