@@ -34,6 +34,8 @@ def ledger(
     found = asyncio.run(statement.statements(open_store(store)))
     if as_json:
         print(json.dumps([statement.plain(one) for one in found], indent=2))
+    elif not found:
+        print(f"{store}: no accounts yet; a run's teacher store is STORAGE/teacher unless teacher.store says otherwise")
     else:
         Console().print(statement.lines(found))
     if verify:

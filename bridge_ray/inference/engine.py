@@ -139,8 +139,12 @@ def _sample(output: Any) -> Sample:
 
 
 def _environment(settings: EngineConfig) -> None:
-    """vLLM reads these once, at import. By default it would reserve one core for itself."""
+    """vLLM reads these once, at import. By default it would reserve one core for itself.
+
+    Ray has set OMP_NUM_THREADS to the actor's one logical CPU; the engine's process, which inherits it, may use all.
+    """
     if settings.gpus == 0:
+        os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gb))
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 

@@ -156,7 +156,7 @@ def _mapped(blocks: Dataset, engine: EngineConfig, actor: type, arguments: tuple
     return blocks.map_batches(
         actor,
         fn_constructor_args=arguments,
-        batch_size=None,
+        batch_size=BLOCK_ROWS,  # a block; Ray Data wants it said where there are GPUs
         batch_format="pyarrow",
         zero_copy_batch=True,
         num_cpus=1,

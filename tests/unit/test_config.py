@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ def test_every_recipe_loads_and_survives_a_round_trip(name: str, tmp_path: Path)
     (tmp_path / "again.yaml").write_text(config.dump(recipe))
     assert config.load(str(tmp_path / "again.yaml")) == recipe
     assert recipe.name == name
+
+
+@pytest.mark.parametrize("name", sorted(config.recipes()))
+def test_every_hub_model_of_a_recipe_is_pinned_to_a_commit(name: str) -> None:
+    recipe = config.load(name)
+    init = recipe.student.init
+    models = [recipe.ta.model, recipe.embed.model, init if isinstance(init, str) else init.prune_layers_of]
+    hub = [model for model in models if "/" in model and not model.startswith(("/", ".", "s3://"))]
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", model) for model in hub), hub
+    assert hub or name != "cluster-7b"
 
 
 def test_overrides_reach_nested_fields_and_list_items() -> None:
