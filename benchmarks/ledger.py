@@ -125,7 +125,7 @@ def main() -> None:
     result = {
         "ratios": {name: round(statistics.median(values), 3) for name, values in found.items()},
         "values": {name: [round(value, 3) for value in values] for name, values in found.items()},
-        "machine": {"cpus": os.cpu_count(), "system": platform.platform(terse=True)},
+        "machine": {"cpus": os.cpu_count(), "system": f"{platform.system()} {platform.machine()}"},
         "versions": {name: version(name) for name in ("bridge-ray", "obstore", "openai", "moto")}
         | {"python": sys.version.split()[0]},
         "quick": options.quick,
