@@ -264,7 +264,8 @@ def _reach(name: str, reference: str) -> None:
     elif not Path(reference).is_dir():
         from transformers.utils import cached_file
 
-        cached_file(reference, "config.json")
+        repository, _, revision = reference.partition("@")
+        cached_file(repository, "config.json", revision=revision or None)
 
 
 def clock() -> float:

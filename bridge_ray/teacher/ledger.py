@@ -14,6 +14,7 @@ price, until a person releases it. Always: settled + open <= cap.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -171,43 +172,48 @@ class Account:
         return await waiting.written
 
     async def _flush(self) -> None:
+        """Write what waits, group by group; what goes wrong with a group is told to those who wait for it."""
         while self._waiting:
             group, self._waiting = self._waiting, []
             try:
                 written = await self._commit(group)
-            except BaseException as error:
-                for one in group:
-                    one.written.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                raise
-            finally:
-                for one in group:
-                    self._unpend(one.entry)
-            for one in group:
+            except Exception as error:
+                self._unpend(group)
+                for one in _still(group):
+                    one.written.set_exception(error)
+                continue
+            await self._snapshot()
+            for one in _still(group):
                 one.written.set_result(one.entry["id"] in written or one.entry["op"] != "reserve")
 
-    def _unpend(self, entry: Entry) -> None:
-        if entry["op"] == "reserve":
-            self._pending -= exact(entry["usd"])
-            self._pending_queries -= 1
+    def _unpend(self, group: Iterable[_Waiting]) -> None:
+        for one in group:
+            if one.entry["op"] == "reserve":
+                self._pending -= exact(one.entry["usd"])
+                self._pending_queries -= 1
 
     async def _commit(self, group: Sequence[_Waiting]) -> set[str]:
         """Write a group's entries as the next segment; the ids of the reservations that had room."""
         nonce = uuid.uuid4().hex
         while True:
-            entries = self._affordable([one.entry for one in group])
-            if not entries:
-                return set()
-            number = self.balance.number + 1
-            if await self._store.create(_segment(self.name, number), _encode(entries, self._end(nonce))):
+            number, entries = self.balance.number + 1, self._affordable([one.entry for one in group])
+            if not entries or await self._store.create(_segment(self.name, number), _encode(entries, self._end(nonce))):
                 break
             taken = await _read_segment(self._store, self.name, number)
             if taken.end["nonce"] == nonce:  # our own first try was written, and its acknowledgement lost
                 break
             self._apply(taken.entries, number)
-        self._apply(entries, number)
-        if number % SNAPSHOT_EVERY == 0:
-            await self._store.create(_snapshot(self.name, number), json.dumps(asdict(self.balance)).encode())
+        self._unpend(group)  # at once with what takes its place in the balance: nobody may see both, or neither
+        if entries:
+            self._apply(entries, number)
         return {entry["id"] for entry in entries if entry["op"] == "reserve"}
+
+    async def _snapshot(self) -> None:
+        """Keep the balance now and then. It only saves time: a store that fails here will fail the next entry too."""
+        if self.balance.number and self.balance.number % SNAPSHOT_EVERY == 0:
+            with contextlib.suppress(UserError):
+                data = json.dumps(asdict(self.balance)).encode()
+                await self._store.create(_snapshot(self.name, self.balance.number), data)
 
     def _affordable(self, entries: Iterable[Entry]) -> list[Entry]:
         """The entries without those reservations that no longer fit: another writer may have been here."""
@@ -231,6 +237,11 @@ class Account:
 
     def _end(self, nonce: str) -> Mapping[str, Any]:
         return {"nonce": nonce, "writer": self._writer, "cap_queries": self.cap.queries, "cap_usd": self.cap.usd}
+
+
+def _still(group: Iterable[_Waiting]) -> list[_Waiting]:
+    """Those who have not stopped waiting."""
+    return [one for one in group if not one.written.done()]
 
 
 def _within(cap: Cap, queries: int, owed: int) -> bool:

@@ -46,7 +46,8 @@ class Terms:
 def stage(terms: Terms, budget: Budget, rows: int, corpus: Stage, select: Stage, embed: Stage) -> Stage:
     """``rows`` is the size of the training split."""
     limit = examples_in_budget(rows, budget)
-    fields = {"model", "max_tokens", "temperature", "guided", "price"}
+    # The mode is a matter of price, and so of how far a budget in dollars goes.
+    fields = {"model", "mode", "max_tokens", "temperature", "guided", "price"}
     identity: dict[str, Any] = {
         "provider": terms.provider,
         "teacher": terms.teacher.model_dump(mode="json", include=fields),

@@ -356,3 +356,55 @@ def test_only_one_of_many_takes_over_a_claim(store: Store) -> None:
             await heir.__aexit__(None, None, None)
 
     do(work())
+
+
+# --- writers that wait together
+
+
+class Slow(Store):
+    """Takes a moment for each object, so that entries queue up; fails for those that hold ``broken``."""
+
+    async def create(self, path: str, data: bytes) -> bool:
+        await asyncio.sleep(0.05)
+        if b'"broken"' in data:
+            raise UserError("the store is gone")
+        return await super().create(path, data)
+
+
+def test_an_error_of_the_store_reaches_everybody_who_waits_and_nobody_waits_for_ever(store: Store) -> None:
+    async def work() -> list[Any]:
+        one = await account(Slow(**vars(store))).open()
+        first = asyncio.create_task(one.reserve("broken", 0.1))
+        await asyncio.sleep(0.01)  # it is being written; what comes now waits for the next segment
+        others = [asyncio.create_task(one.reserve(key, 0.1)) for key in ("a", "b")]
+        async with asyncio.timeout(5):
+            return await asyncio.gather(first, *others, return_exceptions=True)
+
+    failed, *written = do(work())
+    assert isinstance(failed, UserError) and all(isinstance(name, str) for name in written)
+
+
+def test_one_who_stops_waiting_does_not_stop_the_others(store: Store) -> None:
+    async def work() -> list[Any]:
+        one = await account(Slow(**vars(store))).open()
+        tasks = [asyncio.create_task(one.reserve(key, 0.1)) for key in ("a", "b", "c")]
+        await asyncio.sleep(0.01)
+        tasks[0].cancel()
+        async with asyncio.timeout(5):
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    cancelled, *written = do(work())
+    assert isinstance(cancelled, asyncio.CancelledError) and all(isinstance(name, str) for name in written)
+    assert len(do(balance(store, "team")).open) == 3  # it may have been sent: it stays counted
+
+
+def test_a_snapshot_on_its_way_takes_no_room(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "SNAPSHOT_EVERY", 1)
+
+    async def work() -> None:
+        one = await account(Slow(**vars(store)), Cap(usd=0.2)).open()
+        first = asyncio.create_task(one.reserve("a", 0.1))
+        await asyncio.sleep(0.07)  # the segment is written, the snapshot is not
+        assert await one.reserve("b", 0.1) and await first
+
+    do(work())
