@@ -46,11 +46,13 @@ running() {
 }
 
 start() { # NAME NUMBER OPTIONS...: one node, in a process group of its own, so that Ctrl-C here does not reach it
-  local name=$1 first=$((20000 + 1000 * $2)) # nodes on one machine must not hand out the same ports to their workers
+  # Nodes on one machine must not hand out the same ports to their workers, nor share a folder: a job's first worker on
+  # a node unpacks its working directory anew, and would take it away from under the job's driver on another node.
+  local name=$1 first=$((20000 + 1000 * $2)) temporary=/tmp/ray-$port/$2
   shift 2
   nohup "$ray" start --block --node-ip-address=127.0.0.1 --num-cpus="$cpus" --object-store-memory="$object_store" \
     --min-worker-port="$first" --max-worker-port="$((first + 999))" --dashboard-agent-listen-port=0 \
-    --disable-usage-stats "$@" >"$folder/$name.log" 2>&1 </dev/null &
+    --temp-dir="$temporary" --disable-usage-stats "$@" >"$folder/$name.log" 2>&1 </dev/null &
   local pid=$!
   printf '%s\n%s\n' "$pid" "$(born "$pid")" >"$folder/$name.pid"
   local try
@@ -73,6 +75,7 @@ up() {
   ray=$root/.venv/bin/ray
   [[ -x $ray ]] || ray=$(command -v ray) || fail "no ray: run make setup first"
   mkdir -p "$folder"
+  PATH=$(dirname "$ray"):$PATH # the python of a job's command line is this one
 
   # Ray itself would write the token readable for everybody.
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}

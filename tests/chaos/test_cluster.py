@@ -6,8 +6,10 @@ and end with them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -17,7 +19,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,9 +41,12 @@ Done = subprocess.CompletedProcess[str]
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """One that nobody takes before it is used: the system itself hands out only those above 32768."""
+    while True:
+        port = random.randrange(10_000, 20_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("", port))
+            return port
 
 
 @dataclass
@@ -52,6 +57,7 @@ class Cluster:
     gcs: int = field(default_factory=free_port)
     dashboard: int = field(default_factory=free_port)
     nodes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     @property
     def address(self) -> str:
@@ -73,8 +79,7 @@ class Cluster:
         (self.folder / "token").write_text(TOKEN)
         ports = {"port": self.gcs, "dashboard-port": self.dashboard, "ray-client-server-port": free_port()}
         ports |= {"dashboard-agent-listen-port": free_port()}
-        # A folder of its own: `ray start` leaves there what a Ray without an address would connect to.
-        more = ["--head", "--num-cpus=0", "--temp-dir", str(self.folder / "ray"), "--disable-usage-stats"]
+        more = ["--head", "--num-cpus=0", "--disable-usage-stats"]
         self._start("head", *more, *(f"--{name}={port}" for name, port in ports.items()))
         self._until(lambda: self.alive() == 1)
 
@@ -87,7 +92,15 @@ class Cluster:
         self._until(lambda: self.alive() > before)
 
     def _start(self, name: str, *arguments: str) -> None:
+        # Nodes of one machine need folders and ports of their own: see cluster/local.sh.
+        first = 20000 + 1000 * next(self.numbers)
         fixed = ["--block", "--node-ip-address=127.0.0.1", "--object-store-memory=200000000"]
+        fixed += [
+            "--temp-dir",
+            str(self.folder / name),
+            f"--min-worker-port={first}",
+            f"--max-worker-port={first + 999}",
+        ]
         with (self.folder / f"{name}.log").open("wb") as log:
             self.nodes[name] = subprocess.Popen(
                 [RAY, "start", *fixed, *arguments],
@@ -499,3 +512,48 @@ def test_nothing_of_the_callers_environment_went_along(cluster: Cluster) -> None
     """Whatever the tests before have submitted, each with a key in the environment."""
     assert "sk-test-secret" in KEYED.values()
     assert "sk-test-secret" not in json.dumps(cluster._get("/api/jobs/"))
+
+
+SPREAD = """
+import os, sys, ray
+ray.init()
+look = ray.remote(scheduling_strategy="SPREAD")(lambda: (ray.get_runtime_context().get_node_id(), os.getcwd()))
+assert len({node for node, _ in ray.get([look.remote() for _ in range(8)])}) == 2, "all tasks ran on one node"
+print("still in", os.getcwd(), "by", sys.prefix)
+"""
+
+
+def test_the_cluster_on_one_machine_takes_jobs_and_ends_as_it_was(tmp_path: Path) -> None:
+    """A job's working directory must stay when another node unpacks its own: a driver without one dies in MKL."""
+    folder, home = Path(tempfile.mkdtemp(prefix="br-")), tmp_path / "home"
+    port, dashboard = free_port(), free_port()
+    script = [REPOSITORY / "cluster" / "local.sh"]
+    token = {"HOME": str(home), "RAY_AUTH_TOKEN_PATH": str(home / "token"), "RAY_AUTH_MODE": "token"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | token
+
+    def call(*command: object) -> Done:
+        words = [str(word) for word in command]
+        return subprocess.run(words, capture_output=True, text=True, timeout=300, env=kept, check=False)
+
+    ports = ["--port", port, "--dashboard-port", dashboard, "--folder", folder]
+    try:
+        up = call(*script, "up", "--workers", 1, "--cpus", 4, *ports)
+        assert up.returncode == 0 and "2 nodes of 4 logical CPUs" in up.stdout, up.stdout + up.stderr
+        pids = [int(path.read_text().split()[0]) for path in folder.glob("*.pid")]
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work" / "spread.py").write_text(SPREAD)
+        where = ["--address", f"http://127.0.0.1:{dashboard}", "--working-dir", tmp_path / "work"]
+        done = call(RAY, "job", "submit", *where, "--", "python", "spread.py")
+        assert done.returncode == 0 and f"by {sys.prefix}" in done.stdout, done.stdout[-3000:]
+    finally:
+        down = call(*script, "down", "--folder", folder)
+        shutil.rmtree(folder, ignore_errors=True)
+    assert down.stdout.count("ended ") == len(pids) == 2 and not any(lives(pid) for pid in pids)
+
+
+def lives(pid: int) -> bool:
+    """Not gone, nor a zombie that nobody has asked after."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
