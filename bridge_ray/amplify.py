@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,47 +24,74 @@ from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import chance, majority, matches
 from bridge_ray.config import TA, Amplify
-from bridge_ray.inference.engine import Ask, Sample
-from bridge_ray.inference.generate import Served, generate
+from bridge_ray.inference import models
+from bridge_ray.inference.compact import Summary
+from bridge_ray.inference.engine import Ask, RowFault, Sample
+from bridge_ray.inference.generate import Served, courses, reason
+from bridge_ray.inference.resumable import Pool, Rest, faults, resumable_map
 from bridge_ray.stage import Stage, Work
 
 # A hinted rationale that talks about being told is no rationale.
 MENTIONS_HINT = re.compile(r"\b(hint\w*|told|given answer|correct answer|was said|provided answer)\b", re.IGNORECASE)
 
 
-def stage(settings: Amplify, ta: TA, seed: int, corpus: Stage, teach: Stage, train_ta: Stage) -> Stage:
-    identity = {
-        "amplify": settings.model_dump(mode="json", exclude={"max_error_fraction"}),
-        "serve": ta.serve,
-        "seed": seed,
-    }
-    inputs = {"corpus": corpus, "teach": teach, "train_ta": train_ta}
-    model_hash = train_ta.fingerprint
-    return Stage(
-        "amplify", 1, identity, inputs, partial(run, settings=settings, ta=ta, model_hash=model_hash, seed=seed)
-    )
+def stage(settings: Amplify, ta: TA, seed: int, corpus: Stage, select: Stage, teach: Stage, train_ta: Stage) -> Stage:
+    """In a run: by the TA that *train_ta* has made. The teacher's rationales stay for the rows that were bought."""
+    inputs = {"corpus": corpus, "select": select, "teach": teach, "train_ta": train_ta}
+    work = partial(run, settings=settings, ta=ta, model_hash=train_ta.fingerprint, seed=seed)
+    return Stage("amplify", 2, _identity(settings, ta, seed), inputs, work)
+
+
+def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Stage | None) -> Stage:
+    """By a TA that is there already: ``ta.model``, with ``ta.adapter`` on it or in what *merge_ta* has made of both."""
+    known = {"ta": models.identity(ta.model), "adapter": ta.adapter and models.identity(ta.adapter)}
+    inputs = {"corpus": corpus} | ({"merge_ta": merged} if merged else {})
+    work = partial(run_alone, settings=settings, ta=ta, model_hash=":".join(filter(None, known.values())), seed=seed)
+    return Stage("amplify", 2, _identity(settings, ta, seed) | known, inputs, work)
+
+
+def _identity(settings: Amplify, ta: TA, seed: int) -> dict[str, Any]:
+    rule = settings.model_dump(mode="json", exclude={"max_error_fraction"})
+    return {"amplify": rule, "serve": ta.serve, "seed": seed}
 
 
 def run(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> dict[str, Any]:
-    corpus = storage.read_table(storage.join(work.inputs["corpus"], "train"))
-    bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet")))
-    source = storage.join(work.out, "todo.parquet")
-    todo = corpus.filter(pc.invert(pc.is_in(corpus["id"], bought["id"])))
-    storage.write_table(source, todo)
-    course = AmplifyCourse(settings, ta.model, model_hash)
-    written = generate(work, "amplify", source, _served(work, ta, seed), course, records.RATIONALE)
-    rows = pa.concat_tables([bought, written]).sort_by("id")
-    storage.write_table(storage.join(work.out, "rationales.parquet"), rows)
-    counts = count_routes(rows, corpus.num_rows)
-    if counts["errored"] > settings.max_error_fraction * corpus.num_rows:
-        reasons = Counter(rows["error"].drop_null().to_pylist()).most_common(3)
-        raise RuntimeError(f"amplify: {counts['errored']} of {corpus.num_rows} rows errored: {reasons}")
-    return {
-        "rows": counts,
-        "tokens": pc.sum(written["tokens"]).as_py(),
-        "attempts": pc.sum(written["attempts"]).as_py(),
-        "keep": keep_rate(todo, written, settings),
+    bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet"))).sort_by("id")
+    kept = storage.join(work.out, "bought.parquet")
+    storage.write_table(kept, bought)
+    adapter = ta.serve == "adapter"
+    trained = {name: storage.join(work.inputs["train_ta"], name) for name in ("adapter", "model")}
+    served = Served(ta.model, trained["adapter"], seed) if adapter else Served(trained["model"], seed=seed)
+    pool = courses(work, served, AmplifyCourse(settings, ta.model, model_hash), records.RATIONALE)
+    known = {
+        storage.join(work.inputs["corpus"], "train"): ("domain", "answer_type", "options"),
+        storage.join(work.inputs["select"], "rows.parquet"): ("difficulty",),
     }
+    return explain(work, settings, pool, known, Rest(bought["id"].to_numpy(), kept))
+
+
+def run_alone(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> dict[str, Any]:
+    merged = work.inputs.get("merge_ta")
+    served = Served(storage.join(merged, "model"), seed=seed) if merged else Served(ta.model, ta.adapter, seed)
+    pool = courses(work, served, AmplifyCourse(settings, ta.model, model_hash), records.EXPLAINED)
+    known = {storage.join(work.inputs["corpus"], "train"): ("domain", "answer_type", "options")}
+    return explain(work, settings, pool, known, None)
+
+
+def explain(
+    work: Work, settings: Amplify, pool: Pool, known: Mapping[str, tuple[str, ...]], rest: Rest | None
+) -> dict[str, Any]:
+    """A record for every row of the training split, in ``rows.parquet``; returns the stage's metrics.
+
+    ``known`` says which columns tell the rows apart in the metrics, and where they are. Raises UserError when more
+    than ``max_error_fraction`` of the rows fail, and RuntimeError when rows were lost.
+    """
+    source = storage.join(work.inputs["corpus"], "train")
+    total = storage.count_rows(storage.files(source))
+    most = math.floor(settings.max_error_fraction * total + 1e-9)
+    summary = Summary(partial(count, settings=settings), known)
+    _, counts = resumable_map(work, "amplify", source, pool, rest=rest, summary=summary, max_faults=most)
+    return metrics(counts, total) | {"faults": faults(counts)}
 
 
 def verified(rationales: pa.Table) -> pa.Table:
@@ -71,26 +99,55 @@ def verified(rationales: pa.Table) -> pa.Table:
     return rationales.filter(pc.fill_null(rationales["verified"], False))
 
 
-def count_routes(rows: pa.Table, corpus_rows: int) -> dict[str, int]:
-    """Rows by route; together they must be the corpus, each id once."""
-    sources = Counter(rows["source"].to_pylist())
-    counts = {"corpus": corpus_rows, **{route: sources[route] for route in records.ROUTES}, "errored": sources[None]}
-    ids = len(set(rows["id"].to_pylist()))
-    if not ids == rows.num_rows == corpus_rows == sum(counts.values()) - corpus_rows:
-        raise RuntimeError(f"amplify: rows were lost or doubled: {counts}, {ids} distinct ids")
-    return counts
+def count(rows: pa.Table, settings: Amplify) -> Counter[str]:
+    """What is to be known of some rows, to be added up: rows by route, and those by domain and tenth of difficulty."""
+    routes = pc.fill_null(rows["source"], "failed").to_pylist()
+    counts = Counter(f"route/{route}" for route in routes)
+    counts.update(f"domain/{domain}/{route}" for domain, route in zip(rows["domain"].to_pylist(), routes, strict=True))
+    if "difficulty" in rows.column_names:
+        tenths = np.minimum(9, (rows["difficulty"].to_numpy() * 10).astype(np.int64))
+        counts.update(f"difficulty/{tenth}/{route}" for tenth, route in zip(tenths.tolist(), routes, strict=True))
+    counts.update(f"fault/{reason(error)}" for error in rows["error"].drop_null().to_pylist())
+    tried = rows.filter(pc.not_equal(pc.fill_null(rows["source"], "failed"), "teacher"))
+    kinds = Counter(
+        zip(tried["answer_type"].to_pylist(), pc.list_value_length(tried["options"]).to_pylist(), strict=True)
+    )
+    by_chance = sum(share * guess_rate(kind, options or 0, settings) for (kind, options), share in kinds.items())
+    sums = {"attempts": pc.sum(tried["attempts"]).as_py() or 0, "tokens": pc.sum(tried["tokens"]).as_py() or 0}
+    return counts + Counter(sums | {"by_chance": by_chance})
 
 
-def keep_rate(todo: pa.Table, written: pa.Table, settings: Amplify) -> dict[str, float]:
-    """Share of rows that the un-hinted TA explained, and that share with chance taken out: (keep - c) / (1 - c).
+def metrics(counts: Counter[str], total: int) -> dict[str, Any]:
+    """The stage's metrics from the sums of ``count`` over all rows.
 
-    ``c`` is what blind guessing would keep under the same rule.
+    ``keep`` is the share of rows that the un-hinted TA explained, of those that were not bought, and that share with
+    chance taken out: (keep - c) / (1 - c), where ``c`` is what blind guessing would keep under the same rule.
+    Raises RuntimeError unless the routes and the failed rows are the corpus.
     """
-    kept = sum(source == "ta" for source in written["source"].to_pylist())
-    rate = kept / max(1, todo.num_rows)
-    pairs = zip(todo["answer_type"].to_pylist(), todo["options"].to_pylist(), strict=True)
-    c = sum(guess_rate(kind, len(options or ()), settings) for kind, options in pairs) / max(1, todo.num_rows)
-    return {"ta": round(rate, 4), "by_chance": round(c, 4), "above_chance": round((rate - c) / (1 - c), 4)}
+    routes = {route: int(counts[f"route/{route}"]) for route in records.ROUTES}
+    rows = {"corpus": total, **routes, "errored": int(counts["route/failed"])}
+    if sum(rows.values()) != 2 * total:
+        raise RuntimeError(f"amplify: rows were lost or doubled: {rows}")
+    tried = max(1, total - routes["teacher"])
+    rate, c = routes["ta"] / tried, counts["by_chance"] / tried
+    keep = {"ta": round(rate, 4), "by_chance": round(c, 4), "above_chance": round((rate - c) / (1 - c), 4)}
+    return {
+        "rows": rows,
+        "tokens": int(counts["tokens"]),
+        "attempts": int(counts["attempts"]),
+        "keep": keep,
+        "domains": _by(counts, "domain"),
+        "difficulty": _by(counts, "difficulty"),
+    }
+
+
+def _by(counts: Counter[str], kind: str) -> dict[str, dict[str, int]]:
+    """Group -> route -> rows, for the groups of a kind in order of name. Names may hold slashes, routes do not."""
+    found: dict[str, dict[str, int]] = {}
+    for key in sorted(key for key in counts if key.startswith(f"{kind}/")):
+        group, _, route = key.removeprefix(f"{kind}/").rpartition("/")
+        found.setdefault(group, {})[route] = int(counts[key])
+    return found
 
 
 def guess_rate(answer_type: str, options: int, settings: Amplify) -> float:
@@ -105,13 +162,6 @@ def guess_rate(answer_type: str, options: int, settings: Amplify) -> float:
     return sum(math.comb(draws, right) for right in range(draws // 2 + 1, draws + 1)) / 2**draws
 
 
-def _served(work: Work, ta: TA, seed: int) -> Served:
-    trained = work.inputs["train_ta"]
-    if ta.serve == "adapter":
-        return Served(ta.model, storage.join(trained, "adapter"), seed)
-    return Served(storage.join(trained, "model"), seed=seed)
-
-
 @dataclass(frozen=True)
 class AmplifyCourse:
     """One row's way to a verified rationale."""
@@ -121,6 +171,7 @@ class AmplifyCourse:
     model_hash: str
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+        self._check(row)
         if self.settings.verify == "off":
             return await self._unverified(row, ask)
         if self.settings.verify == "self_consistency":
@@ -134,6 +185,15 @@ class AmplifyCourse:
             if self._right(row, hinted[0]) and not MENTIONS_HINT.search(hinted[0].text):
                 return self._record(row, replies, hinted[0], "ta_hinted")
         return self._record(row, replies, None, "label_only")
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        """Raise RowFault for a row that was read but cannot be explained."""
+        if row.get("fault") is not None:
+            raise RowFault(row["fault"])
+        if not row["question"]:
+            raise RowFault("the question is empty")
+        if row["answer"] is None and self.settings.verify == "gold":
+            raise RowFault("there is no answer to verify with; label the row or set amplify.verify=self_consistency")
 
     def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
         return self._record(row, [], None, None) | {"answer": None, "error": reason}
@@ -190,6 +250,7 @@ class AmplifyCourse:
         self, row: Mapping[str, Any], replies: Sequence[Sample], kept: Sample | None, source: str | None
     ) -> dict[str, Any]:
         return {
+            "key": row.get("key"),
             "rationale": split_rationale(kept.text) if kept else None,
             "answer": row["answer"],
             "source": source,

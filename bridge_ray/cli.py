@@ -74,6 +74,37 @@ def run(
 
 
 @app.command()
+def amplify(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RECIPE] [A.B=C]...", help="A recipe or YAML file, and config fields."),
+    ] = None,
+    name: Name = None,
+    storage: Storage = None,
+    set_: Set = None,
+    fresh: Fresh = False,
+) -> None:
+    """Explain a whole corpus with a TA that you have already: no teacher, no selection, no test split.
+
+    bridge-ray amplify --set ta.model=MODEL --set ta.adapter=ADAPTER --set corpus.path=CORPUS.parquet
+    """
+    from bridge_ray import config
+
+    recipes = [word for word in words or () if "=" not in word]
+    if len(recipes) > 1:
+        raise UserError(f"{recipes[1]}: one recipe is enough; config fields are given as field.path=value")
+    fields = [*(set_ or ()), *(word for word in words or () if "=" in word)]
+    settings = config.load(recipes[0] if recipes else None, fields, name=_amplified(name, recipes), storage=storage)
+    from bridge_ray import alone, job
+
+    raise typer.Exit(job.guarded(lambda stop: alone.run(settings, fresh, stop)))
+
+
+def _amplified(name: str | None, recipes: list[str]) -> str | None:
+    return name or (None if recipes else "amplify")
+
+
+@app.command()
 def plan(
     recipe: Recipe,
     name: Name = None,

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from bridge_ray.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
+FIELDS = ("id", "question", "context", "options", "answer", "domain")  # of an example, that a file's columns hold
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -48,7 +49,8 @@ class Corpus(Model):
     """Where the examples come from, and how many go to each split.
 
     ``columns`` maps our fields (id, question, context, options, answer, domain) to the file's columns; only
-    question is required. ``train: null`` takes every row that dev and test leave.
+    question is required. Left empty, the columns that have our names are taken. ``train: null`` takes every row that
+    dev and test leave. Where only a path is given, its ending says what it is.
     """
 
     source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
@@ -60,15 +62,22 @@ class Corpus(Model):
     test: Annotated[int, Field(ge=0)] = 100
     near_duplicate: Share = 0.9  # Jaccard similarity of word 3-grams from which train and test rows are reported
 
+    @model_validator(mode="before")
+    @classmethod
+    def _source_of_path(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and raw.get("path") and "source" not in raw:
+            return raw | {"source": "jsonl" if re.search(r"\.jsonl?(\.gz)?$", str(raw["path"])) else "parquet"}
+        return raw
+
     @model_validator(mode="after")
     def _needs(self) -> Corpus:
         if self.source == "generated" and self.train is None:
             raise ValueError("a generated corpus needs corpus.train, the number of questions to make")
         if self.source != "generated" and self.path is None:
             raise ValueError(f"corpus.source {self.source} needs corpus.path")
-        if self.source in ("jsonl", "parquet") and "question" not in self.columns:
+        if self.columns and "question" not in self.columns:
             raise ValueError("corpus.columns needs an entry for question, e.g. {question: q, answer: a}")
-        unknown = set(self.columns) - {"id", "question", "context", "options", "answer", "domain"}
+        unknown = set(self.columns) - set(FIELDS)
         if unknown:
             raise ValueError(f"corpus.columns has unknown field {min(unknown)!r}")
         return self
@@ -178,6 +187,7 @@ class TA(Model):
     lora: Lora = Lora()
     train: TATrain = TATrain()
     serve: Literal["merged", "adapter"] = "merged"
+    adapter: str | None = None  # of a TA that is there already, for `bridge-ray amplify`: a LoRA adapter's location
 
 
 class Amplify(Model):
@@ -230,7 +240,10 @@ class Evaluate(Model):
 
 
 class Engine(Model):
+    """Engines are added up to ``max_replicas`` while rows wait and the cluster has room; null: ``replicas``, always."""
+
     replicas: Positive = 1
+    max_replicas: Positive | None = None
     tensor_parallel: Positive = 1
     gpus: Annotated[float, Field(ge=0)] = 0
     max_num_seqs: Positive = 64
@@ -238,6 +251,14 @@ class Engine(Model):
     kv_cache_gb: Positive = 2  # CPU engines only
     enforce_eager: bool = False
     labels: Labels = {}  # of the nodes that may run engines; Ray's label selectors
+
+    @model_validator(mode="after")
+    def _possible(self) -> Engine:
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"engine.max_replicas {self.max_replicas} is below engine.replicas {self.replicas}")
+        if self.tensor_parallel > 1 and self.gpus not in (0, 1):
+            raise ValueError("engine.tensor_parallel needs engine.gpus=1: each of its workers takes a whole GPU")
+        return self
 
 
 class Training(Model):
@@ -298,11 +319,21 @@ def recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
 
 
-def load(recipe: str, overrides: Iterable[str] = (), **fields: str | None) -> Config:
-    """Read a recipe name or YAML file, apply ``a.b=c`` overrides and non-None top-level fields, validate.
+def load(recipe: str | None, overrides: Iterable[str] = (), **fields: str | None) -> Config:
+    """Read a recipe name or YAML file (None: nothing but defaults), apply ``a.b=c`` overrides and non-None top-level
+    fields, validate.
 
     Raises UserError with one line that names the field.
     """
+    path, raw = (Path("--set"), {}) if recipe is None else _read(recipe)
+    for override in overrides:
+        raw = _override(raw, override)
+    raw |= {key: value for key, value in fields.items() if value is not None}
+    raw.setdefault("name", path.stem)
+    return validate(raw, source=str(path))
+
+
+def _read(recipe: str) -> tuple[Path, dict[str, Any]]:
     path = recipes().get(recipe) or Path(recipe)
     if not path.is_file():
         raise UserError(f"{recipe}: no such recipe or file; recipes: {', '.join(recipes())}")
@@ -312,11 +343,7 @@ def load(recipe: str, overrides: Iterable[str] = (), **fields: str | None) -> Co
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path}: expected a mapping of config fields")
-    for override in overrides:
-        raw = _override(raw, override)
-    raw |= {key: value for key, value in fields.items() if value is not None}
-    raw.setdefault("name", path.stem)
-    return validate(raw, source=str(path))
+    return path, raw
 
 
 def validate(raw: Mapping[str, Any], source: str) -> Config:

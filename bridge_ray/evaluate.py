@@ -20,8 +20,9 @@ from bridge_ray.answers.extract import extract
 from bridge_ray.answers.verify import matches
 from bridge_ray.config import Evaluate
 from bridge_ray.inference.engine import Ask
-from bridge_ray.inference.generate import Served, generate
+from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.models import identity as model_identity
+from bridge_ray.inference.resumable import resumable_map
 from bridge_ray.stage import Stage, Work
 from bridge_ray.teacher.teach import Terms, purchase, tally
 
@@ -86,7 +87,8 @@ def _predict(
     }
     source = storage.join(work.out, "questions.parquet")
     storage.write_table(source, _questions(test, systems))
-    rows = generate(work, "evaluate", source, served, AnswerCourse(max_tokens), records.PREDICTION)
+    pool = courses(work, served, AnswerCourse(max_tokens), records.PREDICTION)
+    rows = storage.read_table(resumable_map(work, "evaluate", source, pool)[0])
     place = rows.schema.get_field_index("id")
     return {
         system: rows.slice(number * test.num_rows, test.num_rows).set_column(place, "id", test["id"])

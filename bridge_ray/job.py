@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -14,19 +17,28 @@ from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.stopping import Stop, stoppable
 
+if TYPE_CHECKING:
+    from bridge_ray.pipeline import Run
+    from bridge_ray.progress import Progress
+
 TERMINATED = 128 + signal.SIGTERM  # exit codes, as a shell gives them
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def run(settings: Config, until: str | None = None, fresh: bool = False) -> int:
-    """Prepare and execute a run, and print what came of it; returns the process's exit code.
+    """Prepare and execute a run, and print what came of it; returns the process's exit code (see ``guarded``)."""
+    return guarded(lambda stop: _run(settings, until, fresh, stop))
+
+
+def guarded(work: Callable[[Stop], None]) -> int:
+    """Do the work as a process does it; returns the process's exit code.
 
     0: finished. 143 or 130: stopped by SIGTERM or Ctrl-C; what was paid for is stored and accounted for, and the same
     command goes on. Raises UserError with one line, which the command line turns into 2.
     """
     with stoppable() as stop:
         try:
-            _run(settings, until, fresh, stop)
+            work(stop)
             return 0
         except (KeyboardInterrupt, SystemExit):  # Ray Train ends a run on Ctrl-C by SystemExit
             code = TERMINATED if stop.asked else INTERRUPTED
@@ -40,19 +52,12 @@ def run(settings: Config, until: str | None = None, fresh: bool = False) -> int:
 
 
 def _run(settings: Config, until: str | None, fresh: bool, stop: Stop) -> None:
-    from bridge_ray import logs, pipeline
-    from bridge_ray.progress import Progress
+    from bridge_ray import pipeline
     from bridge_ray.report.summary import headline, table
 
-    job = local_ray.submission()
-    if job:
-        check_shared(settings)
-        _screen().print(f"job {job.get('job_submission_id')}: {json.dumps(job)}", markup=False, soft_wrap=True)
-    prepared = replace(pipeline.prepare(settings, until, fresh), job=job)
-    folder = log_folder(prepared.home)
-    _screen().print(f"run {settings.name}: {prepared.home}, logs in {folder}", soft_wrap=True)
-    with logs.captured(folder) as screen:
-        metrics = pipeline.execute(prepared, Progress(screen), until, fresh, stop.check)
+    prepared = announced(settings, lambda: pipeline.prepare(settings, until, fresh))
+    with watched(prepared) as progress:
+        metrics = pipeline.execute(prepared, progress, until, fresh, stop.check)
     if until not in (None, "report"):
         _screen().print(f"stopped after {until}; the same command without --until goes on", soft_wrap=True)
         return
@@ -60,6 +65,28 @@ def _run(settings: Config, until: str | None, fresh: bool, stop: Stop) -> None:
     out.print(table(metrics))
     out.print(headline(metrics))
     out.print(f"report: {prepared.home}/report.html", soft_wrap=True)
+
+
+def announced(settings: Config, prepare: Callable[[], Run]) -> Run:
+    """A run that is about to be executed: as which job, and where its files will be, is said first."""
+    job = local_ray.submission()
+    if job:
+        check_shared(settings)
+        _screen().print(f"job {job.get('job_submission_id')}: {json.dumps(job)}", markup=False, soft_wrap=True)
+    prepared = replace(prepare(), job=job)
+    folder = log_folder(prepared.home)
+    _screen().print(f"run {settings.name}: {prepared.home}, logs in {folder}", soft_wrap=True)
+    return prepared
+
+
+@contextmanager
+def watched(prepared: Run) -> Iterator[Progress]:
+    """What libraries print goes to the run's log; the progress alone is shown."""
+    from bridge_ray import logs
+    from bridge_ray.progress import Progress
+
+    with logs.captured(log_folder(prepared.home)) as screen:
+        yield Progress(screen)
 
 
 def check_shared(settings: Config) -> None:

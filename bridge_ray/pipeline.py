@@ -8,7 +8,7 @@ and the tiny student learns from that, instruction tuning first. Then all system
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, PruneLayers
+from bridge_ray.config import Config, PruneLayers, dump
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -62,7 +62,7 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     ranking = select.stage(config.select, config.score, config.budget, rows, seed, corpus, scores, vectors)
     bought = teach.stage(terms, config.budget, rows, corpus, ranking, vectors)
     refined = teacher_assistant.stage(config.ta, config.training, seed, corpus, ranking, bought)
-    explained = amplify.stage(config.amplify, config.ta, seed, corpus, bought, refined)
+    explained = amplify.stage(config.amplify, config.ta, seed, corpus, ranking, bought, refined)
     init = student.init_stage(config.student, ta, corpus)
     shared = (config.student, config.training, seed, corpus, ranking, init)
     bridge = student.bridge_stage(config.amplify.verify == "off", *shared, explained)
@@ -85,7 +85,7 @@ class Run:
     """A prepared run: nothing has been written or bought yet, and all that could be checked has been."""
 
     config: Config
-    corpus: pa.Table  # records.EXAMPLE, all splits
+    corpus: pa.Table  # records.EXAMPLE, all splits; None where it is read piece by piece
     stages: Mapping[str, Stage]
     root: str  # storage
     job: Mapping[str, str] = field(default_factory=dict)  # metadata of the Ray job that executes it
@@ -112,6 +112,8 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     if until is not None and until not in NAMES:
         raise UserError(f"--until {until}: no such stage; stages: {', '.join(NAMES)}")
     models.check(config.ta.model, "ta.model")
+    if config.ta.adapter is not None:
+        raise UserError("ta.adapter: a run trains its own adapter; leave it out, or use it with bridge-ray amplify")
     source = student.source_model(config.student, config.ta.model)
     models.check(source, "student.init")
     if isinstance(config.student.init, PruneLayers):
@@ -122,7 +124,7 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     _check_answers(config, table)
     run = Run(config, table, stages(config, table), storage.locate(config.storage))
     if not fresh:
-        _check_unchanged(run)
+        check_unchanged(run)
     if _will_teach(run, until, fresh):
         price_of(config.teacher)
         api_key(config.teacher)
@@ -166,8 +168,8 @@ def _check_cap(run: Run) -> None:
         )
 
 
-def _check_unchanged(run: Run) -> None:
-    """A finished run is a record: it is not overwritten by a different config under the same name."""
+def check_unchanged(run: Run) -> None:
+    """Raise UserError for a finished run whose config has changed: it is a record, and is not overwritten."""
     manifest = storage.read_json(storage.join(run.home, "manifest.json"))
     if manifest is None or manifest["state"] != "finished":
         return
@@ -190,16 +192,12 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
     return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{path}.{name}".strip(".")).items()}
 
 
-def _nothing() -> None:
-    pass
-
-
 def execute(
     run: Run,
     progress: Progress,
     until: str | None = None,
     fresh: bool = False,
-    check: Callable[[], None] = _nothing,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Perform the stages in order, skipping what is done; returns the run's metrics.
 
@@ -207,9 +205,19 @@ def execute(
     but never what was paid for. ``check`` is called before every stage; what it raises ends the run. Raises UserError,
     before anything is written, where the cluster has no place for a stage.
     """
-    from bridge_ray.config import dump
-
     wanted = [part for name, part in run.stages.items() if _reaches(until, name)]
+    finished = perform_all(run, wanted, progress, fresh, check)
+    metrics = write_metrics(run.config, finished, run.home)
+    if _reaches(until, "report"):
+        write_report(run.config, finished, metrics, run.home)
+    record(run, finished, "finished" if _reaches(until, "report") else "stopped")
+    return metrics
+
+
+def perform_all(
+    run: Run, wanted: Sequence[Stage], progress: Progress, fresh: bool, check: Callable[[], None]
+) -> dict[str, Done]:
+    """The wanted stages, done, under the run's manifest; see ``execute``."""
     placement.check(
         run.config,
         [part.name for part in wanted if fresh or done(part, run.root) is None],
@@ -223,25 +231,22 @@ def execute(
     try:
         for part in wanted:
             check()
-            _record(run, finished, "running")
+            record(run, finished, "running")
             engine, training = run.config.engine, run.config.training
             finished[part.name] = perform(part, run.root, run.config.name, engine, training, progress)
             _say(progress, finished[part.name])
     except BaseException as error:
-        _record(run, finished, "failed" if isinstance(error, Exception) else "stopped")
+        record(run, finished, "failed" if isinstance(error, Exception) else "stopped")
         raise
-    metrics = write_metrics(run.config, finished, run.home)
-    if _reaches(until, "report"):
-        write_report(run.config, finished, metrics, run.home)
-    _record(run, finished, "finished" if _reaches(until, "report") else "stopped")
-    return metrics
+    return finished
 
 
 def _say(progress: Progress, part: Done) -> None:
     progress.console.print(f"{part.name:<20} {'done before' if part.skipped else f'{part.seconds:.1f} s'}")
 
 
-def _record(run: Run, finished: Mapping[str, Done], state: str) -> None:
+def record(run: Run, finished: Mapping[str, Done], state: str) -> None:
+    """Bring the run's manifest up to date."""
     manifest = {
         "run": run.config.name,
         "state": state,

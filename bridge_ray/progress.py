@@ -1,15 +1,18 @@
 """What a person sees while a stage runs: a line with rate and time left on a terminal, nothing elsewhere.
 
-Work in this process calls ``Task.add``; work in Ray workers adds to a ``Counter`` actor that a thread here reads.
+Work in this process calls ``Task.add``; work in Ray workers adds to a ``Totals`` actor that a thread here reads.
 """
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import defaultdict
-from collections.abc import Iterator
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +23,10 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     import ray
+
+READ_SECONDS = 0.5  # between two readings of a counter
+RATE_READINGS = 60  # that a rate is taken over: half a minute
+LINE_SECONDS = 60  # between two lines where there is no terminal
 
 
 class RateColumn(ProgressColumn):
@@ -71,17 +78,20 @@ class Progress:
             yield Task(bars, bars.add_task(name, total=total, unit=unit, note=""))
 
     @contextmanager
-    def counted(self, name: str, total: float, unit: str, start: float = 0) -> Iterator[ray.actor.ActorHandle]:
-        """A bar that follows a ``Counter`` actor's total of ``unit``; yields the actor's handle for workers.
+    def counted(
+        self, name: str, total: int, unit: str, start: float = 0, max_faults: float = math.inf
+    ) -> Iterator[ray.actor.ActorHandle]:
+        """A bar that follows a ``Totals`` actor's total of ``unit``; yields the actor's handle for workers.
 
-        ``start`` units were done by an earlier attempt. Other totals of the counter are shown behind the bar.
+        ``start`` units were done by an earlier attempt. Where the console is no terminal, a line a minute instead.
         """
         import ray
 
-        counter = ray.remote(num_cpus=0)(Counter).remote()
+        counter = ray.remote(num_cpus=0)(Totals).remote(name, total, max_faults)
         stop = threading.Event()
         with self.task(name, total, unit) as task:
-            thread = threading.Thread(target=_follow, args=(counter, task, unit, start, stop), daemon=True)
+            follower = _Follower(name, total, unit, start, task, self.console)
+            thread = threading.Thread(target=follower.follow, args=(counter, stop), daemon=True)
             thread.start()
             try:
                 yield counter
@@ -90,15 +100,20 @@ class Progress:
                 thread.join()
 
 
-class Counter:
-    """Named totals that workers add to; an actor."""
+class Totals:
+    """Named totals that workers add to, and the reasons for which rows failed; an actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, total: int, max_faults: float) -> None:
+        self._name, self._total, self._max_faults = name, total, max_faults
         self._totals: defaultdict[str, float] = defaultdict(float)
+        self._reasons: Counter[str] = Counter()
 
-    def add(self, **amounts: float) -> None:
+    def add(self, amounts: Mapping[str, float], reasons: Mapping[str, int] | None = None) -> str | None:
+        """Add to the totals; what ``verdict`` says from then on."""
         for name, amount in amounts.items():
             self._totals[name] += amount
+        self._reasons.update(reasons or {})
+        return self.verdict()
 
     def put(self, **amounts: float) -> None:
         """Set totals to what they are now."""
@@ -107,14 +122,63 @@ class Counter:
     def totals(self) -> dict[str, float]:
         return dict(self._totals)
 
+    def verdict(self) -> str | None:
+        """Why the work must stop: more rows have failed than may. None as long as it may go on."""
+        return too_many_faults(self._name, self._reasons, self._total, self._max_faults)
 
-def _follow(counter: Any, task: Task, unit: str, start: float, stop: threading.Event) -> None:
-    import ray
 
-    while not stop.wait(0.5):
-        try:
-            totals: dict[str, float] = ray.get(counter.totals.remote(), timeout=10)
-        except (ray.exceptions.RayError, TimeoutError):  # the bar is a courtesy: it must not end a run
-            continue
-        note = "  ".join(f"{name} {amount:,.0f}" for name, amount in totals.items() if name != unit)
-        task.set(start + totals.get(unit, 0), note)
+def too_many_faults(name: str, reasons: Mapping[str, float], total: int, most: float) -> str | None:
+    """One line that counts the reasons, if there are more than ``most`` failed rows."""
+    failed = sum(reasons.values())
+    if failed <= most:
+        return None
+    counted = "; ".join(f"{count:,.0f} x {reason}" for reason, count in Counter(reasons).most_common(5))
+    return (
+        f"{name}: {failed:,.0f} of {total:,} rows failed, and {name}.max_error_fraction allows {most:,.0f}: {counted}"
+    )
+
+
+class _Follower:
+    """Reads a counter twice a second and shows what it says."""
+
+    def __init__(self, name: str, total: int, unit: str, start: float, task: Task, console: Console):
+        self._name, self._total, self._unit, self._start = name, total, unit, start
+        self._task, self._console = task, console
+        self._seen: deque[tuple[float, dict[str, float]]] = deque(maxlen=RATE_READINGS)
+        self._said = time.monotonic()
+
+    def follow(self, counter: Any, stop: threading.Event) -> None:
+        import ray
+
+        while not stop.wait(READ_SECONDS):
+            try:
+                totals: dict[str, float] = ray.get(counter.totals.remote(), timeout=10)
+            except (ray.exceptions.RayError, TimeoutError):  # the bar is a courtesy: it must not end a run
+                continue
+            self._show(totals, time.monotonic())
+
+    def _show(self, totals: dict[str, float], now: float) -> None:
+        self._seen.append((now, totals))
+        done, said = self._start + totals.get(self._unit, 0), note(totals, self._unit, self._rate("tokens"))
+        self._task.set(done, said)
+        if self._console.is_terminal or now - self._said < LINE_SECONDS:
+            return
+        self._said, rate = now, self._rate(self._unit)
+        left = f"  {timedelta(seconds=round((self._total - done) / rate))} left" if rate else ""
+        line = f"{self._name}: {done:,.0f} of {self._total:,.0f} {self._unit}  {rate:,.1f} {self._unit}/s  {said}{left}"
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+    def _rate(self, name: str) -> float:
+        """Per second, over the last half minute."""
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        return (last.get(name, 0) - first.get(name, 0)) / (now - began) if now > began else 0.0
+
+
+def note(totals: Mapping[str, float], unit: str, tokens: float) -> str:
+    """The totals beside the unit's own, as rates where they are read as rates."""
+    rows = totals.get("rows", 0)
+    parts = [f"{tokens:,.0f} tokens/s"] if totals.get("tokens") else []
+    parts += [f"{totals['kept'] / rows:.0%} kept"] if rows and "kept" in totals else []
+    parts += [f"{totals['errors']:,.0f} failed"] if totals.get("errors") else []
+    others = totals.keys() - {unit, "tokens", "kept", "errors"}
+    return "  ".join([*parts, *(f"{name} {totals[name]:,.0f}" for name in sorted(others))])

@@ -65,6 +65,8 @@ RATIONALE = pa.schema(
     ]
 )
 
+EXPLAINED = RATIONALE.insert(1, pa.field("key", pa.string()))  # where nobody has the corpus's ids: the user's own too
+
 PREDICTION = pa.schema(
     [
         ("id", pa.int64()),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +104,18 @@ def folders(location: str) -> list[str]:
     return sorted(info.base_name for info in found if info.type == FileType.Directory)
 
 
+def files(location: str, suffix: str = ".parquet") -> list[str]:
+    """Locations of the files with that ending below a folder, sorted; the location itself where it is a file."""
+    from pyarrow.fs import FileSelector, FileType
+
+    fs, path = filesystem(location)
+    if fs.get_file_info(path).type == FileType.File:
+        return [location]
+    found = fs.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+    scheme = location.partition("://")[0] + "://" if "://" in location else ""
+    return sorted(scheme + info.path for info in found if info.type == FileType.File and info.path.endswith(suffix))
+
+
 def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file or a folder of them, whole."""
     import pyarrow.parquet as pq
@@ -111,12 +124,23 @@ def read_table(location: str, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, filesystem=fs)
 
 
-def count_rows(location: str) -> int:
-    """Rows of a Parquet file or folder, from the footers alone."""
+def head(location: str, rows: int) -> pa.Table:
+    """The first rows of a Parquet file or folder."""
     import pyarrow.dataset as ds
 
     fs, path = filesystem(location)
-    return int(ds.dataset(path, filesystem=fs, format="parquet").count_rows())
+    return ds.dataset(path, filesystem=fs, format="parquet").head(rows)
+
+
+def count_rows(files: Sequence[str]) -> int:
+    """Rows of Parquet files, from their footers alone."""
+    import pyarrow.dataset as ds
+
+    if not files:
+        return 0
+    fs, _ = filesystem(files[0])
+    paths = [filesystem(file)[1] for file in files]
+    return int(ds.dataset(paths, filesystem=fs, format="parquet").count_rows())
 
 
 def write_table(location: str, table: pa.Table, row_group_size: int | None = None) -> None:

@@ -1,6 +1,6 @@
-"""Up to the corpus explained: select and buy, teach the TA, and let it write a rationale for every row.
+"""Explain a whole corpus with a teacher assistant that is there already: no teacher, no selection, no students.
 
-The arguments are those of ``bridge-ray run``; what is done already is skipped. See README.md in this folder.
+The arguments are those of ``bridge-ray amplify``; interrupted and submitted again, it goes on. See README.md here.
 """
 
 import sys
@@ -8,4 +8,4 @@ import sys
 from bridge_ray import cli
 
 if __name__ == "__main__":
-    cli.main("run", *sys.argv[1:], "--until", "amplify")
+    cli.main("amplify", *sys.argv[1:])

@@ -19,7 +19,10 @@ from bridge_ray.config import Engine as EngineConfig
 
 
 class RowFault(Exception):
-    """This row cannot be processed, the others can: becomes the row's error column."""
+    """This row cannot be processed, the others can: becomes the row's error column.
+
+    The message up to a colon is the same for all rows with this fault, so that they can be counted.
+    """
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Engine:
         ids = prompt_ids(self._tokenizer, messages)
         room = self._settings.max_model_len - len(ids)
         if room < 1:
-            raise RowFault(f"prompt of {len(ids)} tokens exceeds engine.max_model_len {self._settings.max_model_len}")
+            raise RowFault(f"the prompt fills engine.max_model_len {self._settings.max_model_len}: {len(ids)} tokens")
         params = SamplingParams(
             n=n,
             temperature=temperature,
@@ -159,6 +162,7 @@ def _arguments(model: str, adapter: str | None, settings: EngineConfig, seed: in
         "max_num_seqs": settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel,
         "enforce_eager": settings.enforce_eager,
+        "gpu_memory_utilization": 0.9 * min(1, settings.gpus or 1),  # engines with a share of a GPU sit side by side
         "load_format": "safetensors",
         "trust_remote_code": False,
         "scheduling_policy": "priority",

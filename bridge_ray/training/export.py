@@ -127,6 +127,16 @@ def write(
     _save(merged.merge_and_unload().to(torch.bfloat16), base, storage.join(out, "model"))
 
 
+def merge(base: str, adapter: str, out: str) -> dict[str, Any]:
+    """Write the model with a LoRA adapter's weights added to its own; returns its parameter count."""
+    from peft import PeftModel
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, use_safetensors=True)
+    merged = PeftModel.from_pretrained(model, adapter, use_safetensors=True).merge_and_unload()
+    _save(merged.to(torch.bfloat16), base, out)
+    return {"parameters": int(merged.num_parameters())}
+
+
 def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:
     """Put weights into the model; every trained one must find its place and shape."""
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}

@@ -60,7 +60,7 @@ def train(job: Job, counter: Any) -> None:
         losses.append(_update(engine, feed, job, step))
         if rank == 0:
             counter.put.remote(updates=step + 1)
-            counter.add.remote(tokens=losses[-1]["tokens"])
+            counter.add.remote({"tokens": losses[-1]["tokens"]})
         if (step + 1) % job.training.checkpoint_every == 0 and step + 1 < job.plan.updates:
             _checkpoint(engine, losses)
     weights = _gather(engine, job.training.zero_stage)

@@ -74,7 +74,7 @@ def bridge_stage(
 
 def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dict[str, Any]:
     corpus, difficulty = _corpus(work), _difficulty(work)
-    written = storage.read_table(storage.join(work.inputs["amplify"], "rationales.parquet"))
+    written = storage.read_table(storage.join(work.inputs["amplify"], "rows.parquet"))
     answered = corpus.set_column(corpus.schema.get_field_index("answer"), "answer", labels(corpus, written))
     rows = {
         "answer": lessons.answers(answered, difficulty),

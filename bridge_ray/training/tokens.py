@@ -94,7 +94,7 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str
 
     local_ray.start()
     storage.delete(out)
-    total = storage.count_rows(lessons)
+    total = storage.count_rows(storage.files(lessons))
     dataset = ray.data.read_parquet(lessons, override_num_blocks=max(1, min(8, total // 2048)))
     written = dataset.map_batches(
         Tokenise,

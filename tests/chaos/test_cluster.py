@@ -315,8 +315,7 @@ def test_a_job_gives_what_a_local_run_gives(
 
 
 def table_of(root: Path, stage: str) -> Path:
-    file = "rationales.parquet" if stage == "amplify" else "rows.parquet"
-    [found] = root.glob(f"stages/{stage}/*/{file}")
+    [found] = root.glob(f"stages/{stage}/*/rows.parquet")
     return found
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from bridge_ray import storage
 from bridge_ray.config import Engine, Training
-from bridge_ray.inference.generate import resumable_map
+from bridge_ray.inference.resumable import Pool, resumable_map
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Work
 
@@ -21,8 +21,8 @@ from bridge_ray.stage import Work
 class Holder:
     """Takes the place of an engine: holds a GPU, and says which."""
 
-    def __init__(self, counter: Any) -> None:
-        self._counter = counter
+    def __init__(self, skip: Any, totals: Any) -> None:
+        assert skip is None
 
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
         import ray
@@ -57,8 +57,8 @@ def test_stages_of_one_driver_take_turns_on_the_only_gpu(tmp_path: Path) -> None
             progress=Progress(Console(quiet=True)),
             fingerprint=name,
         )
-        rows = resumable_map(work, name, source, Holder, (), in_flight=2)
-        assert rows["gpus"].to_pylist() == [1] * 40
+        rows, _ = resumable_map(work, name, source, Pool(Holder, (), rows_at_once=32))
+        assert storage.read_table(rows)["gpus"].to_pylist() == [1] * 40
         assert wait_for(lambda: ray.available_resources().get("GPU") == 1), f"{name} still holds the GPU"
     group = ray.util.placement_group([{"GPU": 1}])  # what training asks for next
     assert group.wait(timeout_seconds=20)

@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bridge_ray import records
-from bridge_ray.amplify import AmplifyCourse, count_routes, guess_rate
+from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics
 from bridge_ray.config import Amplify
-from bridge_ray.inference.engine import Sample
+from bridge_ray.inference.engine import RowFault, Sample
 
 NUMBER = {"id": 1, "question": "2 + 2?", "context": "", "options": [], "answer": "4", "answer_type": "number"}
 BOOLEAN = {"id": 2, "question": "Is it?", "context": "", "options": [], "answer": "yes", "answer_type": "boolean"}
@@ -95,14 +94,71 @@ def test_the_keep_rate_of_blind_guesses(samples: int, rate: float) -> None:
     assert guess_rate("number", 0, Amplify(samples=samples)) == 0.0
 
 
-def rationales(*rows: tuple[int, str | None]) -> pa.Table:
-    return pa.Table.from_pylist([{"id": i, "source": source} for i, source in rows], schema=records.RATIONALE)
+def written(*rows: tuple[str | None, str, str, list[str], float]) -> pa.Table:
+    """Records as *amplify* leaves them, with what the corpus and the selection know of the same rows."""
+    names = ("source", "domain", "answer_type", "options", "difficulty")
+    table = pa.Table.from_pylist(
+        [dict(zip(names, row, strict=True)) | {"attempts": 2, "tokens": 30, "error": None} for row in rows],
+        schema=pa.schema(
+            [
+                ("source", pa.string()),
+                ("domain", pa.string()),
+                ("answer_type", pa.string()),
+                ("options", pa.list_(pa.string())),
+                ("difficulty", pa.float64()),
+                ("attempts", pa.int64()),
+                ("tokens", pa.int64()),
+                ("error", pa.string()),
+            ]
+        ),
+    )
+    errors = ["the prompt fills it: 900 tokens" if row[0] is None else None for row in rows]
+    return table.set_column(table.schema.get_field_index("error"), "error", pa.array(errors, pa.string()))
 
 
-def test_rows_are_conserved_or_the_run_fails() -> None:
-    whole = rationales((0, "teacher"), (1, "ta"), (2, None))
-    counts = {"corpus": 3, "teacher": 1, "ta": 1, "ta_hinted": 0, "label_only": 0, "errored": 1}
-    assert count_routes(whole, 3) == counts
-    for broken, size in ((whole, 4), (rationales((0, "ta"), (0, "ta")), 2)):
-        with pytest.raises(RuntimeError, match="lost or doubled"):
-            count_routes(broken, size)
+ROWS = (
+    ("teacher", "law/uk", "boolean", [], 1.0),
+    ("ta", "law/uk", "boolean", [], 0.05),
+    ("label_only", "law/uk", "boolean", [], 0.95),
+    ("ta_hinted", "sums", "number", [], 0.5),
+    (None, "sums", "number", [], 0.55),
+)
+
+
+def test_what_became_of_the_rows_is_counted_by_domain_and_difficulty() -> None:
+    """By hand: four rows were tried and one of them was kept; two are boolean, which chance keeps with 5/16."""
+    parts = [count(written(*some), Amplify()) for some in (ROWS[:2], ROWS[2:])]
+    found = metrics(parts[0] + parts[1], 5)
+    assert found["rows"] == {"corpus": 5, "teacher": 1, "ta": 1, "ta_hinted": 1, "label_only": 1, "errored": 1}
+    assert found["domains"] == {
+        "law/uk": {"teacher": 1, "ta": 1, "label_only": 1},
+        "sums": {"ta_hinted": 1, "failed": 1},
+    }
+    assert found["difficulty"] == {
+        "0": {"ta": 1},
+        "5": {"ta_hinted": 1, "failed": 1},
+        "9": {"label_only": 1, "teacher": 1},
+    }
+    assert (found["attempts"], found["tokens"]) == (8, 120)
+    c = 2 * (5 / 16) / 4
+    assert found["keep"] == {"ta": 0.25, "by_chance": round(c, 4), "above_chance": round((0.25 - c) / (1 - c), 4)}
+    assert parts[1]["fault/the prompt fills it"] == 1
+
+
+@pytest.mark.parametrize("corpus", [4, 6])
+def test_rows_are_conserved_or_the_run_fails(corpus: int) -> None:
+    with pytest.raises(RuntimeError, match="lost or doubled"):
+        metrics(count(written(*ROWS), Amplify()), corpus)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": ""}, "the question is empty"),
+        ({"answer": None}, "no answer to verify with"),
+        ({"fault": "the row cannot be read: no number"}, "no number"),
+    ],
+)
+def test_a_row_that_cannot_be_explained_says_why(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(RowFault, match=message):
+        run({**NUMBER, **change}, Script())

@@ -27,7 +27,7 @@ def test_tables(place: str) -> None:
     table = pa.table({"id": [0, 1, 2], "text": ["a", "b", "c"]})
     storage.write_table(storage.join(place, "rows", "one.parquet"), table)
     storage.write_table(storage.join(place, "rows", "two.parquet"), table)
-    assert storage.count_rows(storage.join(place, "rows")) == 6
+    assert storage.count_rows(storage.files(storage.join(place, "rows"))) == 6
     assert storage.read_table(storage.join(place, "rows"), ["id"])["id"].to_pylist() == [0, 1, 2, 0, 1, 2]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bridge_ray.answers.extract import canonical
-from bridge_ray.config import Corpus
+from bridge_ray.config import FIELDS, Corpus
 from bridge_ray.corpus.examples import Example
 from bridge_ray.errors import UserError
 
@@ -22,13 +22,31 @@ def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> l
     all rows. Raises UserError.
     """
     labelled = list(rows)
-    _check_columns(labelled, corpus)
-    fields = [(label, _fields(label, row, corpus)) for label, row in labelled]
+    if not labelled:
+        raise UserError(f"{corpus.path}: the file has no rows")
+    columns = mapping(corpus, {name for _, row in labelled for name in row})
+    _check_columns(labelled, columns)
+    fields = [(label, fields_of(label, row, columns)) for label, row in labelled]
     answer_type = corpus.answer_type or infer([values for _, values in fields])
     default = Path(corpus.path or "").name.partition(".")[0]
     return [
-        _example(label, number, values, answer_type, default) for number, (label, values) in enumerate(fields, start=1)
+        example_of(label, number, values, answer_type, default)
+        for number, (label, values) in enumerate(fields, start=1)
     ]
+
+
+def mapping(corpus: Corpus, available: Collection[str]) -> Mapping[str, str]:
+    """Our fields -> the file's columns: ``corpus.columns``, or if it is empty those with our names.
+
+    Raises UserError where a column is not there.
+    """
+    for field, column in corpus.columns.items():
+        if column not in available:
+            raise UserError(f"{corpus.path}: no row has column {column!r}; fix corpus.columns.{field}")
+    found = corpus.columns or {field: field for field in FIELDS if field in available}
+    if "question" not in found:
+        raise UserError(f"{corpus.path}: no column is called 'question'; name it: --set corpus.columns.question=COLUMN")
+    return found
 
 
 def infer(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -50,22 +68,18 @@ def _is(answer: object, answer_type: str) -> bool:
     return True
 
 
-def _check_columns(rows: Sequence[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> None:
-    if not rows:
-        raise UserError(f"{corpus.path}: the file has no rows")
-    for field, column in corpus.columns.items():
-        missing = [label for label, row in rows if column not in row]
-        if len(missing) == len(rows):
-            raise UserError(f"{corpus.path}: no row has column {column!r}; fix corpus.columns.{field}")
-        if missing and field in REQUIRED_IN_EVERY_ROW:
-            raise UserError(f"{missing[0]}: column {column!r} ({field}) is missing; add it")
+def _check_columns(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Mapping[str, str]) -> None:
+    for field in REQUIRED_IN_EVERY_ROW:
+        missing = [label for label, row in rows if field in columns and columns[field] not in row]
+        if missing:
+            raise UserError(f"{missing[0]}: column {columns[field]!r} ({field}) is missing; add it")
 
 
-def _fields(label: str, row: Mapping[str, Any], corpus: Corpus) -> dict[str, Any]:
-    """Our fields of one row, blank values as None, options as a tuple."""
-    values = {field: row.get(column) for field, column in corpus.columns.items()}
+def fields_of(label: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """Our fields of one row, blank values as None, options as a tuple. Raises UserError."""
+    values = {field: row.get(column) for field, column in columns.items()}
     values = {field: None if isinstance(value, str) and not value.strip() else value for field, value in values.items()}
-    blank = {"id": None, "context": None, "answer": None, "domain": None}
+    blank = {"id": None, "question": None, "context": None, "answer": None, "domain": None}
     return blank | values | {"options": _options(label, values.get("options"))}
 
 
@@ -89,7 +103,8 @@ def _split_options(label: str, value: str) -> list[Any]:
     return parsed
 
 
-def _example(label: str, number: int, values: Mapping[str, Any], answer_type: str, default_domain: str) -> Example:
+def example_of(label: str, number: int, values: Mapping[str, Any], answer_type: str, default_domain: str) -> Example:
+    """The example of a row's fields. Raises UserError."""
     options = values["options"] if answer_type == "choice" else ()
     if answer_type == "choice" and not 2 <= len(options) <= 26:
         raise UserError(f"{label}: a choice question needs 2 to 26 options, got {len(options)}")

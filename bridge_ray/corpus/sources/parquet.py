@@ -20,9 +20,8 @@ def read(corpus: Corpus, seed: int) -> list[Example]:
 def _table(corpus: Corpus) -> pa.Table:
     """The mapped columns only: a wide table is not read in full."""
     try:
-        schema = pq.ParquetDataset(corpus.path).schema
-        wanted = [column for column in corpus.columns.values() if column in schema.names]
-        return pq.read_table(corpus.path, columns=wanted)
+        available = pq.ParquetDataset(corpus.path).schema.names
+        return pq.read_table(corpus.path, columns=list(columns.mapping(corpus, available).values()))
     except FileNotFoundError:
         raise UserError(f"{corpus.path}: no such file; set corpus.path") from None
     except (OSError, pa.ArrowInvalid) as error:
