@@ -22,6 +22,7 @@ ROUTES = {
     "label_only": "no rationale held: only the label is used",
     "errored": "left out after an error",
 }
+SHOWN_GROUPS = 12  # domains in a chart
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ def render(data: ReportData) -> str:
             routes=routes,
             routes_total=sum(route.count for route in routes),
             route_segments=charts.stacked({route.name: route.count for route in routes}),
+            kept_by={
+                "domain": charts.bars(kept(summary.lookup(metrics, "amplified", "domains") or {})),
+                "difficulty": charts.bars(kept(_tenths(metrics))),
+            },
             losses={stage: drawn for stage, history in data.losses.items() if (drawn := charts.lines(history))},
             seconds_run=_seconds_run(metrics),
             standin=summary.STANDIN,
@@ -116,6 +121,19 @@ def _routes(metrics: Mapping[str, Any]) -> list[Route]:
     counts = {name: rows.get(name) or 0 for name in ROUTES}
     total = sum(counts.values())
     return [Route(name, ROUTES[name], count, count / total) for name, count in counts.items()] if total else []
+
+
+def kept(groups: Mapping[str, Mapping[str, int]]) -> list[tuple[str, float, None]]:
+    """Group -> the share of its rows that the un-hinted TA explained, of those not bought; the largest groups only."""
+    tried = {name: sum(rows for route, rows in routes.items() if route != "teacher") for name, routes in groups.items()}
+    shown = sorted(sorted(tried, key=lambda name: -tried[name])[:SHOWN_GROUPS])
+    return [(name, groups[name].get("ta", 0) / tried[name], None) for name in shown if tried[name]]
+
+
+def _tenths(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
+    """Tenths of the corpus by difficulty, named by the percentiles that they span."""
+    found = summary.lookup(metrics, "amplified", "difficulty") or {}
+    return {f"{int(tenth) * 10:02}–{int(tenth) * 10 + 10} %": routes for tenth, routes in found.items()}
 
 
 def _seconds_run(metrics: Mapping[str, Any]) -> float:

@@ -22,7 +22,7 @@ from bridge_ray.report import charts, summary
 from bridge_ray.report.card import model_card
 from bridge_ray.report.data import Point, ReportData, SampleRow
 from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
-from bridge_ray.report.page import duration, render
+from bridge_ray.report.page import duration, kept, render
 from bridge_ray.stage import Done
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -78,6 +78,10 @@ def metrics() -> dict[str, Any]:
             "usd": 0.0301,
         },
         "rows": {"corpus": 400, "teacher": 38, "ta": 251, "ta_hinted": 64, "label_only": 46, "errored": 1},
+        "amplified": {
+            "domains": {domain: {"teacher": 10, "ta": 30 * i, "label_only": 20} for i, domain in enumerate(DOMAINS)},
+            "difficulty": {str(tenth): {"ta": 40 - 4 * tenth, "label_only": 4 * tenth} for tenth in range(10)},
+        },
         "keep": {"ta": 0.693, "by_chance": 0.21, "above_chance": 0.611},
         "selection": {
             "chosen": 40,
@@ -195,6 +199,14 @@ def test_route_counts_add_up_in_sight() -> None:
     assert "38 + 251 + 64 + 46 + 1 = 400" in page and "lost or doubled" not in page
     widths = [float(width) for width in re.findall(r'class="r-\w+" [^>]*width="([\d.]+)"', page)]
     assert sum(widths) == pytest.approx(charts.WIDTH, abs=0.5)
+
+
+def test_the_keep_rate_is_shown_by_domain_and_difficulty() -> None:
+    """By hand: of the second domain 30 of 50 that were tried, of the hardest tenth 4 of 40."""
+    page = render(data())
+    assert "Kept without a hint, by domain" in page and ">60.0 %</text>" in page
+    assert ">90–100 %</text>" in page and ">10.0 %</text>" in page
+    assert kept({"a": {"teacher": 5, "ta": 3, "label_only": 1}, "b": {"teacher": 2}}) == [("a", 0.75, None)]
 
 
 def test_lost_rows_are_not_hidden() -> None:
