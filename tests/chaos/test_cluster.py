@@ -81,7 +81,7 @@ class Cluster:
         ports |= {"dashboard-agent-listen-port": free_port()}
         more = ["--head", "--num-cpus=0", "--disable-usage-stats"]
         self._start("head", *more, *(f"--{name}={port}" for name, port in ports.items()))
-        self._until(lambda: self.alive() == 1)
+        self._until(lambda: len(self.alive()) == 1)
 
     def add(self, name: str, cpus: int, **labels: str) -> None:
         """Start a raylet and wait until it is a node of the cluster."""
@@ -89,7 +89,8 @@ class Cluster:
         more = [f"--address=127.0.0.1:{self.gcs}", f"--num-cpus={cpus}", f"--labels={listed}"]
         before = self.alive()
         self._start(name, *more, f"--dashboard-agent-listen-port={free_port()}")
-        self._until(lambda: self.alive() > before)
+        # By identity, not number: a node that was taken away may still be among those before.
+        self._until(lambda: bool(self.alive() - before))
 
     def _start(self, name: str, *arguments: str) -> None:
         # Nodes of one machine need folders and ports of their own: see cluster/local.sh.
@@ -111,9 +112,11 @@ class Cluster:
                 start_new_session=True,
             )
 
-    def alive(self) -> int:
+    def alive(self) -> set[str]:
+        """Ids of the nodes that the head knows to be alive."""
         found = self._get("/nodes?view=summary")
-        return sum(node["raylet"].get("state") == "ALIVE" for node in found["data"]["summary"]) if found else 0
+        raylets = [node["raylet"] for node in found["data"]["summary"]] if found else []
+        return {raylet["nodeId"] for raylet in raylets if raylet.get("state") == "ALIVE"}
 
     def _get(self, path: str) -> Any:
         request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {TOKEN}"})
