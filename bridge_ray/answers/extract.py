@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 BOOLEANS = {"yes": "yes", "true": "yes", "y": "yes", "no": "no", "false": "no", "n": "no"}
 MAX_DIGITS = 40  # beyond this a "number" is a degenerate generation, not an answer
@@ -67,6 +68,7 @@ def split_rationale(text: str) -> str:
     return (text if marker is None else text[: marker.start()]).strip()
 
 
+@lru_cache(maxsize=1024)  # of a reply, its answer, its rationale and whether it has another answer are all asked for
 def _last_marker(text: str) -> re.Match[str] | None:
     last = None
     for last in _MARKER.finditer(text):

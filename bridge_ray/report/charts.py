@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bridge_ray.report.data import Point
+from bridge_ray.report.data import Counts, Point
 
 WIDTH = 340.0
 LEVELS = 5  # colours of the entropy scale
@@ -138,17 +138,12 @@ def level_of(entropy: float | None) -> int | None:
     return None if entropy is None else min(LEVELS - 1, max(0, int(entropy * LEVELS)))
 
 
-def histogram(points: Sequence[Point], count: int = 10) -> Histogram | None:
-    """Rows by entropy in ``count`` equal bins of 0..1; None if no row was scored."""
-    scored = [(point.entropy, point.chosen) for point in points if point.entropy is not None]
-    if not scored:
+def histogram(counts: Counts) -> Histogram | None:
+    """Rows by entropy, a column for each step; None if no row was scored."""
+    totals, chosen, count = counts.rows, counts.chosen, len(counts.rows)
+    if not any(totals):
         return None
     box = Box(40, 26, WIDTH - 10, 180)
-    totals, chosen = [0] * count, [0] * count
-    for entropy, picked in scored:
-        column = min(count - 1, max(0, int(entropy * count)))
-        totals[column] += 1
-        chosen[column] += picked
     y_ticks = ticks(0, max(totals), whole=True)
     x = _linear(0, count, box.left, box.right)
     y = _linear(0, max(*totals, y_ticks[-1]), box.bottom, box.top)

@@ -18,6 +18,14 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Counts:
+    """Training rows, and the chosen ones among them, by entropy: equal steps of 0..1, rows without a score left out."""
+
+    rows: tuple[int, ...] = ()
+    chosen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class SampleRow:
     """One question with what teacher or TA wrote for it."""
 
@@ -39,10 +47,11 @@ class TestRow:
 @dataclass(frozen=True)
 class ReportData:
     metrics: Mapping[str, Any]  # metrics.json
-    points: Sequence[Point]
+    points: Sequence[Point]  # of a large corpus a sample, in which chosen rows have a larger share than in the corpus
     losses: Mapping[str, Sequence[Mapping[str, float]]]  # training stage -> per update {update, phase, loss, lr, ...}
     samples: Sequence[SampleRow]
     tests: Sequence[TestRow]
     config: str  # YAML
     versions: Mapping[str, str]
     reproduce: str  # the command
+    entropies: Counts = Counts()

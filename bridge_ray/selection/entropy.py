@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ def entropy(answers: Sequence[str | None], classes: int) -> float:
     return min(1.0, total / math.log(min(k, classes)))
 
 
-def difficulty(entropy: Floats, nll: Floats, answer_type: NDArray[np.str_], samples: int) -> Floats:
+def difficulty(entropy: Floats, nll: Floats, answer_type: NDArray[Any], samples: int) -> Floats:
     """Percentile (n,) in [0, 1] of each row within its answer type; 1 is hard.
 
     Rows are ordered by entropy, then by ``nll`` (nats per sampled token); with one sample by ``nll`` alone.
@@ -53,12 +54,12 @@ def difficulty(entropy: Floats, nll: Floats, answer_type: NDArray[np.str_], samp
     return _within_types(nll if samples == 1 else entropy, nll, answer_type)
 
 
-def error_difficulty(share_correct: Floats, nll: Floats, answer_type: NDArray[np.str_]) -> Floats:
+def error_difficulty(share_correct: Floats, nll: Floats, answer_type: NDArray[Any]) -> Floats:
     """As ``difficulty``, with 1 - share of correct samples in the place of entropy; NaN (unlabelled) is at 0.5."""
     return _within_types(1.0 - np.asarray(share_correct, np.float64), nll, answer_type)
 
 
-def _within_types(leading: Floats, tie_break: Floats, answer_type: NDArray[np.str_]) -> Floats:
+def _within_types(leading: Floats, tie_break: Floats, answer_type: NDArray[Any]) -> Floats:
     leading, tie_break = np.asarray(leading, np.float64), np.asarray(tie_break, np.float64)
     answer_type = np.asarray(answer_type)
     result = np.empty(len(leading))
@@ -72,10 +73,14 @@ def _percentile(leading: Floats, tie_break: Floats) -> Floats:
     """Mid-rank percentile: (rows below + half of the rows level with this one) / rows."""
     result = np.full(len(leading), UNKNOWN)
     known = ~np.isnan(leading)
-    pairs = np.stack([leading[known], _median_for_nan(tie_break[known])], axis=1)
-    _, place, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2
-    result[known] = middle[place.ravel()] / max(1, len(pairs))
+    first, second = leading[known], _median_for_nan(tie_break[known])
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+    starts = np.append(np.flatnonzero(new), len(order))
+    middle = (starts[:-1] + starts[1:]) / 2
+    result[np.flatnonzero(known)[order]] = middle[np.cumsum(new) - 1] / max(1, len(order))
     return result
 
 

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 def objective(graph: Graph, weights: Floats, chosen: Iterable[int]) -> float:
     """F of the chosen rows; ``weights`` is (n,), not negative."""
-    mass = np.zeros(len(graph))
+    mass = np.zeros(len(weights))
     for row in chosen:
         _add(graph, mass, row)
     return float(weights @ np.log1p(mass))
@@ -29,10 +29,11 @@ def objective(graph: Graph, weights: Floats, chosen: Iterable[int]) -> float:
 def lazy_greedy(graph: Graph, weights: Floats, count: int) -> tuple[NDArray[np.int64], Floats]:
     """Choose ``count`` <= n rows: indices (count,) int64 in the order chosen, marginal gains (count,) float64.
 
-    Equal gains go to the lower index. A step costs the lengths of the neighbour lists it looks at.
+    Equal gains go to the lower index. A step costs the lengths of the neighbour lists it looks at. Of a part of a
+    graph, whose rows touch more rows than can be chosen, ``weights`` are those of all that are touched.
     """
     assert count <= len(graph), f"cannot choose {count} of {len(graph)} rows"
-    mass = np.zeros(len(graph))
+    mass = np.zeros(len(weights))
     heap = [(-gain(graph, weights, mass, row), row, 0) for row in range(len(graph))]
     heapq.heapify(heap)
     chosen: list[int] = []

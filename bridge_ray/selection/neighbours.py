@@ -7,6 +7,7 @@ Vectors are float32 rows. Similarity is ``max(0, cos)``, and 1 of a row with its
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ Vectors = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 EXACT_ROWS = 50_000
+NEAR_DUPLICATE = 0.98  # cosine from which one row stands for another
 BLOCK = 1024  # rows compared with one another at once when near-duplicates are merged
 PROBES = 32  # inverted lists that a search looks into
 NO_SPREAD = 1e-6  # a vector closer to the mean than this (of the longest vector) differs from it by rounding alone
@@ -28,7 +30,8 @@ NO_SPREAD = 1e-6  # a vector closer to the mean than this (of the longest vector
 class Graph:
     """Symmetric similarity graph over n rows, in compressed rows.
 
-    The neighbours of row i, itself included, are ``rows[starts[i]:starts[i + 1]]`` in ascending order.
+    The neighbours of row i, itself included, are ``rows[starts[i]:starts[i + 1]]`` in ascending order. A part of a
+    graph has fewer rows than neighbours: what its rows touch, numbered as in ``Problem.difficulty``.
     ``starts`` is (n + 1,) int64; ``rows`` (edges,) int64; ``similarities`` (edges,) float32 in (0, 1].
     """
 
@@ -50,35 +53,68 @@ def normalise(vectors: Vectors) -> Vectors:
     A row at the mean becomes zeros: similar to itself only. Where all rows are equal, all become zeros, and a
     selection by coverage falls back to the weights alone. Raises UserError for NaN or infinity.
     """
-    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    bad = not_finite(vectors)
     if len(bad):
-        raise UserError(f"the embedding of row {bad[0]} holds NaN or infinity ({len(bad)} such rows); embed it again")
+        raise refusal(int(bad[0]), len(bad))
     vectors = np.ascontiguousarray(vectors, np.float32)
-    centred = vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return scaled(vectors, mean, np.linalg.norm(vectors, axis=1).max(initial=0.0))
+
+
+def differing(vectors: Vectors) -> int:
+    """How many rows of (n, d) differ from the corpus's mean."""
+    return int(normalise(vectors).any(axis=1).sum())
+
+
+def not_finite(vectors: Vectors) -> Rows:
+    """Positions of the rows that hold NaN or infinity."""
+    return np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+
+
+def refusal(first: int, count: int) -> UserError:
+    """What to raise where ``count`` rows are not finite, the first of them row ``first``."""
+    return UserError(f"the embedding of row {first} holds NaN or infinity ({count} such rows); embed it again")
+
+
+def scaled(vectors: Vectors, mean: Vectors, longest: float) -> Vectors:
+    """``normalise`` of some rows of a corpus whose ``mean`` (d,) and longest row's length are known."""
+    centred = vectors - mean
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    at_mean = lengths <= NO_SPREAD * np.linalg.norm(vectors, axis=1).max(initial=0.0)
+    at_mean = lengths <= NO_SPREAD * longest
     unit: Vectors = np.where(at_mean, np.float32(0), centred / np.where(at_mean, 1, lengths))
     return unit
 
 
-def merge_near_duplicates(vectors: Vectors, threshold: float = 0.98, exact_rows: int = EXACT_ROWS) -> Rows:
+def merge_near_duplicates(vectors: Vectors, threshold: float = NEAR_DUPLICATE, exact_rows: int = EXACT_ROWS) -> Rows:
     """Representative (n,) int64 of each row of (n, d) unit vectors: a row at cosine >= threshold, or the row itself.
 
     Rows are visited in order; one that is near no earlier representative becomes one. So every row is within the
     threshold of its representative, and representatives are not within it of one another.
     """
-    index, kept = _index(vectors, exact_rows), np.empty(0, np.int64)
-    representative = np.arange(len(vectors))
-    for start in range(0, len(vectors), BLOCK):
-        similarities, positions = index.search(vectors[start : start + BLOCK], 1)
-        near = similarities[:, 0] >= threshold
-        representative[start : start + BLOCK][near] = kept[positions[near, 0]]
-        rows = start + np.flatnonzero(~near)
-        representative[rows] = rows[_leaders(vectors[rows], threshold)]
-        new = rows[representative[rows] == rows]
-        index.add(vectors[new])
-        kept = np.concatenate([kept, new])
-    return representative
+    kept, group = merge_blocks([vectors], _index(vectors, exact_rows), threshold)
+    return kept[group]
+
+
+def merge_blocks(blocks: Iterable[Vectors], index: Any, threshold: float = NEAR_DUPLICATE) -> tuple[Rows, Rows]:
+    """``merge_near_duplicates`` of rows that come in blocks; the empty faiss ``index`` is filled with those kept.
+
+    Returns the positions (m,) of the rows kept, and for each row (n,) which of them stands for it, 0..m-1.
+    """
+    kept, groups, seen = [np.empty(0, np.int64)], [np.empty(0, np.int64)], 0
+    for vectors in blocks:
+        for start in range(0, len(vectors), BLOCK):
+            block = vectors[start : start + BLOCK]
+            similarities, positions = index.search(block, 1)
+            group = positions[:, 0].copy()
+            far = np.flatnonzero(similarities[:, 0] < threshold)
+            leaders = _leaders(block[far], threshold)
+            new = leaders == np.arange(len(far))
+            group[far] = index.ntotal + (np.cumsum(new) - 1)[leaders]
+            index.add(block[far[new]])
+            kept.append(seen + far[new])
+            groups.append(group)
+            seen += len(block)
+    return np.concatenate(kept), np.concatenate(groups)
 
 
 def _leaders(vectors: Vectors, threshold: float) -> Rows:

@@ -52,16 +52,25 @@ def rank(vectors: NDArray[np.float32], difficulty: Floats, settings: config.Sele
     if not 0 < count <= len(vectors):
         raise UserError(f"select: cannot rank {count} of {len(vectors)} train rows; lower budget or raise corpus.train")
     unit = normalise(vectors)
-    _warn(unit, difficulty)
+    for caution in cautions(int(unit.any(axis=1).sum()), difficulty):
+        log.warning(caution)
     chosen, gains = _rank(unit, difficulty, settings, count, seed)
     return _table(unit, chosen, gains, seed)
 
 
-def _warn(unit: NDArray[np.float32], difficulty: Floats) -> None:
-    if len(unit) > 1 and not unit.any():
-        log.warning("all %d embeddings are equal: position in embedding space cannot guide the selection", len(unit))
-    if len(unit) > 1 and np.ptp(difficulty) == 0:
-        log.warning("all %d rows are equally difficult: difficulty cannot guide the selection", len(unit))
+def cautions(spread: int, difficulty: Floats) -> list[str]:
+    """What a person should know before trusting a selection; ``spread`` is how many rows differ from the mean."""
+    rows, found = len(difficulty), []
+    if rows > 1 and spread == 0:
+        found.append(f"all {rows} embeddings are equal: position in embedding space cannot guide the selection")
+    if rows > 1 and np.ptp(difficulty) == 0:
+        found.append(f"all {rows} rows are equally difficult: difficulty cannot guide the selection")
+    return found
+
+
+def cluster_count(rows: int) -> int:
+    """Clusters that a selection is read by: the root of the rows, at most 32."""
+    return min(MAX_CLUSTERS, math.ceil(math.sqrt(rows)))
 
 
 def _rank(
@@ -84,7 +93,7 @@ def _rank(
 
 
 def _table(unit: NDArray[np.float32], chosen: Rows, gains: Floats, seed: int) -> pa.Table:
-    _, labels = clusters(unit, min(MAX_CLUSTERS, math.ceil(math.sqrt(len(unit)))), seed)
+    _, labels = clusters(unit, cluster_count(len(unit)), seed)
     by, _ = nearest(unit, unit[chosen])
     by[chosen] = np.arange(len(chosen))  # a chosen row covers itself, also where another is just as near
     columns = {

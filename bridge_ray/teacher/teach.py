@@ -14,9 +14,9 @@ from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Budget, Corpus, SharedAccount, Teacher
 from bridge_ray.progress import Task
-from bridge_ray.selection.describe import describe
+from bridge_ray.selection.large.run import Inputs
 from bridge_ray.selection.rank import examples_in_budget
-from bridge_ray.selection.select import read_vectors
+from bridge_ray.selection.select import describe_bought
 from bridge_ray.stage import Stage, Work
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import asks, price_of
@@ -69,15 +69,14 @@ def run(work: Work, terms: Terms, limit: int, max_usd: float | None) -> dict[str
         purchases = purchase(ranking, terms, work, limit, max_usd, task)
     rows = pa.Table.from_pylist(purchases.rows, schema=records.RATIONALE)
     storage.write_table(storage.join(work.out, "rationales.parquet"), rows)
-    hard = storage.read_table(storage.join(work.inputs["select"], "rows.parquet"))["difficulty"].to_numpy()
-    domains = corpus["domain"].to_pylist()
+    inputs = Inputs(work.inputs["corpus"], work.inputs["embed"])
     return {
         **tally(purchases, limit),
         "rows": rows.num_rows,
         "verified": sum(map(bool, rows["verified"].to_pylist())),
         "errored": len(rows["error"].drop_null()),
         "guided": sum(attempts > 1 for attempts in rows["attempts"].to_pylist()),
-        "selection": describe(selection.slice(0, rows.num_rows), read_vectors(work.inputs["embed"]), hard, domains),
+        "selection": describe_bought(inputs, work.inputs["select"], rows.num_rows),
     }
 
 

@@ -13,14 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from rich.console import Console
 
-from bridge_ray import config
-from bridge_ray.report import charts, summary
+from bridge_ray import config, storage
+from bridge_ray.report import charts, summary, write
 from bridge_ray.report.card import model_card
-from bridge_ray.report.data import Point, ReportData, SampleRow
+from bridge_ray.report.data import Counts, Point, ReportData, SampleRow
 from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
 from bridge_ray.report.page import duration, kept, render
 from bridge_ray.stage import Done
@@ -88,6 +90,7 @@ def metrics() -> dict[str, Any]:
             "rows": 400,
             "distance": {"mean": 0.31, "max": 0.82},
             "difficulty": {"chosen": 0.74, "rest": 0.47},
+            "entropy": {"chosen": 0.81, "rest": 0.59},
             "domains": {domain: {"chosen": 1 / 3, "corpus": 1 / 3} for domain in DOMAINS},
         },
         "score": {"mean_entropy": 0.61, "share_correct": 0.34, "unparsable": 0.05},
@@ -136,6 +139,7 @@ def data(**changes: Any) -> ReportData:
         config="name: three-domains\nseed: 0\nteacher:\n  model: gpt-4o\n" + "  key: " + "long" * 60,
         versions={"bridge_ray": "0.1.0", "ray": "2.60.0", "torch": "2.13.0+cpu"},
         reproduce="bridge-ray run three-domains --set seed=0 --set budget.fraction=0.1",
+        entropies=Counts((10, 20, 30, 60, 80, 70, 50, 30, 30, 12), (0, 0, 1, 2, 4, 6, 8, 7, 7, 5)),
     )
 
 
@@ -270,10 +274,48 @@ def test_ticks_are_round_and_inside() -> None:
     assert all(0 <= tick <= 0.83 for tick in charts.ticks(0, 0.83))
 
 
-def test_histogram_counts_every_scored_row() -> None:
-    drawn = charts.histogram([Point(0, 0, entropy, True) for entropy in (0.0, 0.1, 1.0)] + [Point(0, 0, None, True)])
+def test_histogram_says_how_many_there_are_and_how_many_were_bought() -> None:
+    drawn = charts.histogram(Counts((2, 0, 5), (1, 0, 0)))
     assert drawn is not None
-    assert sum(int(re.findall(r"(\d+) questions", column.title)[0]) for column in drawn.bins) == 3
+    assert [re.findall(r"(\d+) questions, (\d+) bought", column.title) for column in drawn.bins] == [
+        [("2", "1")],
+        [("0", "0")],
+        [("5", "0")],
+    ]
+    assert charts.histogram(Counts()) is None and charts.histogram(Counts((0, 0), (0, 0))) is None
+
+
+def chosen_from(folder: Path, rows: int, bought: int) -> dict[str, Done]:
+    """What *select* and *teach* leave: row i has entropy i / rows, the first one has none, and the last are bought."""
+    ids = np.arange(rows)
+    entropy = pa.array(ids / rows, mask=ids == 0)
+    places = {"id": ids, "difficulty": ids / rows, "entropy": entropy, "x": ids.astype(float), "y": -ids.astype(float)}
+    storage.write_table(f"{folder}/select/rows.parquet", pa.table(places), row_group_size=1000)
+    storage.write_table(f"{folder}/teach/rationales.parquet", pa.table({"id": ids[rows - bought :]}))
+    return {name: Done(name, "", f"{folder}/{name}", {}, 0.0, False) for name in ("select", "teach")}
+
+
+def test_every_row_of_a_small_corpus_is_on_the_map(tmp_path: Path) -> None:
+    points, entropies = write._points(chosen_from(tmp_path, 40, 4), seed=0)
+    assert [point.x for point in points] == list(range(40)) and points[0].entropy is None
+    assert [point.chosen for point in points] == [False] * 36 + [True] * 4
+    assert entropies == Counts((3, *[4] * 9), (*[0] * 9, 4))
+
+
+def test_a_large_corpus_is_sampled_for_the_map_and_counted_whole(tmp_path: Path) -> None:
+    points, entropies = write._points(chosen_from(tmp_path, 50_000, 2_500), seed=0)
+    assert sum(point.chosen for point in points) == 300 and len(points) == 3300
+    assert sum(entropies.rows) == 49_999 and sum(entropies.chosen) == 2_500
+    assert entropies.rows[9] == 5_000 and entropies.chosen == (*[0] * 9, 2_500)
+    assert points == write._points(chosen_from(tmp_path / "again", 50_000, 2_500), seed=0)[0]
+    large = metrics()
+    page = render(
+        replace(
+            data(corpus=large["corpus"] | {"train": 50_000}, selection=large["selection"] | {"chosen": 2_500}),
+            points=points,
+        )
+    )
+    assert "Shown: 3,300 of 50,000 questions, drawn at random: 300 of the 2,500 bought ones and 3,000" in page
 
 
 def test_geometry_stays_inside_the_drawing() -> None:

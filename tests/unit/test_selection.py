@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bridge_ray.config import Budget, Select
 from bridge_ray.errors import UserError
 from bridge_ray.records import SELECTION
-from bridge_ray.selection.describe import describe, map_2d
+from bridge_ray.selection.describe import Facts, describe, map_2d
 from bridge_ray.selection.lazy_greedy import gain, lazy_greedy, objective
 from bridge_ray.selection.neighbours import Graph, clusters, graph, merge_near_duplicates, nearest, normalise
 from bridge_ray.selection.problem import Problem
@@ -20,6 +20,8 @@ from bridge_ray.selection.rank import examples_in_budget, rank, rank_length
 from bridge_ray.selection.strategies import STRATEGIES
 
 SEEDS = st.integers(0, 2**32 - 1)
+settings.register_profile("untimed", deadline=None)  # timings belong in benchmarks
+settings.load_profile("untimed")
 GEOMETRIC = ("bridge", "coverage", "kcenter", "kmeans")
 
 
@@ -252,7 +254,7 @@ def test_a_row_counts_once_per_copy():
 # --- rank ---
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(SEEDS, st.sampled_from(sorted(STRATEGIES)))
 def test_near_duplicates_wait_until_every_group_is_represented(seed, strategy):
     vectors, difficulty = corpus(12, d=32, seed=seed)
@@ -337,10 +339,13 @@ def test_describe_by_hand():
     vectors = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
     difficulty = np.array([0.8, 0.2, 0.6, 0.4])
     table = rank(vectors, difficulty, Select(strategy="entropy"), 2, seed=0)  # rows 0 and 2
-    result = describe(table, vectors, difficulty, ["law", "law", "law", "finance"])
+    entropy = np.array([0.9, math.nan, 0.5, 0.1])
+    facts = Facts(difficulty, entropy, np.array([0, 0, 0, 2]), ["law", "unused", "finance"])
+    result = describe(table, vectors, facts)
     assert result["chosen"] == 2 and result["rows"] == 4
     assert result["distance"] == {"mean": pytest.approx(0.5), "max": pytest.approx(1.0)}
     assert result["difficulty"] == {"chosen": pytest.approx(0.7), "rest": pytest.approx(0.3)}
+    assert result["entropy"] == {"chosen": pytest.approx(0.7), "rest": pytest.approx(0.1)}  # NaN: not scored
     assert result["domains"] == {
         "finance": {"chosen": 0.0, "corpus": 0.25},
         "law": {"chosen": 1.0, "corpus": 0.75},
@@ -349,8 +354,10 @@ def test_describe_by_hand():
 
 def test_describe_where_everything_is_chosen():
     vectors, difficulty = corpus(5)
-    result = describe(rank(vectors, difficulty, Select(), 5, seed=0), vectors, difficulty, ["law"] * 5)
-    assert result["difficulty"]["rest"] is None and result["distance"]["max"] == 0
+    facts = Facts(difficulty, np.full(5, math.nan), np.zeros(5, np.int64), ["law"])
+    result = describe(rank(vectors, difficulty, Select(), 5, seed=0), vectors, facts)
+    assert result["difficulty"]["rest"] is None and result["entropy"] == {"chosen": None, "rest": None}
+    assert result["distance"]["max"] == 0
 
 
 def test_map_keeps_the_two_widest_axes_and_is_not_mirrored():

@@ -11,3 +11,7 @@ STRATEGIES: dict[str, Strategy] = {
     "kcenter": kcenter.rank,
     "kmeans": kmeans.rank,
 }
+
+# What a corpus in partitions needs to know. Any other strategy ranks each partition, merged by falling gain or place.
+BLIND = ("random", "entropy")  # look at no vector, so they rank the whole corpus at once
+ON_GRAPH = ("bridge", "coverage")  # rank a known graph, so their second round sees the neighbours across borders

@@ -17,4 +17,5 @@ def rank(problem: Problem, count: int) -> tuple[NDArray[np.int64], NDArray[np.fl
     """
     share = problem.difficulty_weight
     weights = problem.copies * ((1 - share) + share * problem.difficulty)
-    return lazy_greedy(graph(problem.vectors, problem.neighbours), weights, count)
+    near = graph(problem.vectors, problem.neighbours) if problem.graph is None else problem.graph
+    return lazy_greedy(near, weights, count)
