@@ -58,7 +58,7 @@ def write_corpus(folder: Path, rows: int, open_only: bool = False) -> None:
 
     from bridge_ray.corpus.generated import read
 
-    made = read(Corpus(source="generated", train=rows * (3 if open_only else 1), test=0), seed=0)
+    made = read(Corpus(source="generated", train=rows * (6 if open_only else 1), test=0), seed=0)
     wanted = [example for example in made if not open_only or example.answer_type in ("number", "text")][:rows]
     assert len(wanted) == rows
     columns = {name: [getattr(example, name) for example in wanted] for name in type(wanted[0]).__slots__}
@@ -182,9 +182,7 @@ def ray_data_llm(corpus: Path) -> dict[str, float]:
     local_ray.start()
     model = resolve(MODEL)
     arguments = ours_engine._arguments(model, None, ENGINE, 0)
-    # By a class of ours its workers cannot be configured; "uni" is what vLLM calls the same.
     arguments = {name: value for name, value in arguments.items() if name not in ("model", "enable_log_requests")}
-    arguments |= {"distributed_executor_backend": "uni"}
     environment = {name: os.environ[name] for name in os.environ if name.startswith(("VLLM_", "OMP_"))}
     processor = build_processor(
         vLLMEngineProcessorConfig(
@@ -195,7 +193,7 @@ def ray_data_llm(corpus: Path) -> dict[str, float]:
             batch_size=64,
             max_concurrent_batches=8,
             log_engine_metrics=False,
-            resources_per_bundle={"CPU": 1},
+            placement_group_config={"bundle_per_worker": {"CPU": 1}},
         ),
         preprocess=lambda row: {
             "messages": list(row["messages"]),
@@ -379,6 +377,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a few minutes: one repeat, fewer rows")
+    parser.add_argument("--repeats", type=int, help="of the runs with a model; 3 by default")
+    parser.add_argument("--rows", type=int, help="of those; 768 by default")
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--overhead", type=int, help=argparse.SUPPRESS)
@@ -390,6 +390,7 @@ def main() -> None:
         print(json.dumps(overhead(options.overhead)))
         return
     rows, repeats, sizes = (192, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats = options.rows or rows, options.repeats or repeats
     found = measure(rows, repeats, sizes, lambda line: print(line, file=sys.stderr, flush=True))
     result = {
         "ratios": ratios(found, rows),

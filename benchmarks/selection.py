@@ -126,7 +126,9 @@ def quality(blocks: Iterator[Vectors], cells: int, seed: int) -> float:
     weights = 0.5 + 0.5 * difficulty
     exact = graph(unit, SETTINGS.neighbours, exact_rows=rows)
     best = lazy_greedy(exact, weights, len(chosen))[0]
-    return objective(exact, weights, chosen) / objective(exact, weights, best)
+    share = objective(exact, weights, chosen) / objective(exact, weights, best)
+    print(json.dumps({"quality": round(share, 4), "rows": rows, "partitions": cells}), file=sys.stderr)
+    return share
 
 
 @contextmanager
@@ -170,6 +172,7 @@ def timed(rows: int, dimensions: int, seed: int, centroids: int = 0) -> dict[str
     found = {"rows": rows, "dimensions": dimensions, "seconds": seconds, "peak_gb": most[0], "steps": steps}
     if centroids:
         found["kmeans_seconds"] = kmeans(np.concatenate(list(topics(rows, dimensions, seed))), centroids)
+    print(json.dumps(rounded(found)), file=sys.stderr)  # the whole takes hours
     return found
 
 

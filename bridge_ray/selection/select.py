@@ -53,7 +53,7 @@ def run(
     inputs = Inputs(work.inputs["corpus"], work.inputs["embed"], work.inputs["score"])
     arguments = (inputs, work.out, settings, scored, rows, count, bought, seed)
     if cells:
-        with work.progress.task("select", rows, "rows") as task:
+        with work.progress.task("select", None, "steps") as task:
             metrics, found = large.run(*arguments, task.say, cells)
     else:
         metrics, found = workers.call(large.with_all_cores, whole, *arguments)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,34 @@ def test_every_row_gets_its_route_and_the_bought_ones_keep_theirs(tmp_path: Path
     assert rows[13]["rationale"] == "13 and 13 make 26." and rows[13]["attempts"] == 2
     assert (rows[19]["source"], rows[19]["answer"], rows[19]["rationale"]) == ("label_only", "38", None)
     assert not Path(work.out, "parts").exists()
+
+
+def test_a_corpus_that_was_bought_whole_needs_no_engine(tmp_path: Path) -> None:
+    work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 50))
+    kept = str(tmp_path / "bought.parquet")
+    bought = [{"id": number, "rationale": "Bought.", "source": "teacher"} for number in range(50)]
+    storage.write_table(kept, pa.Table.from_pylist(bought, schema=records.EXPLAINED))
+    (tmp_path / "seen").mkdir()
+    found = explain(work, Amplify(), Stub(seen=str(tmp_path / "seen")), Rest(np.arange(50), kept))
+    assert found["rows"]["teacher"] == found["rows"]["corpus"] == 50
+    assert not list((tmp_path / "seen").iterdir()), "an engine was loaded for nothing"
+
+
+def test_engines_are_added_while_rows_wait_and_a_line_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge_ray.progress.LINE_SECONDS", 1)
+    (tmp_path / "seen").mkdir()
+    console = Console(file=io.StringIO(), width=200)
+    work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 3000), max_replicas=3)
+    found = explain(
+        replace(work, progress=Progress(console)), Amplify(), Stub(seconds=0.2, seen=str(tmp_path / "seen"))
+    )
+    assert found["rows"]["corpus"] == 3000
+    assert len(list((tmp_path / "seen").iterdir())) > 1
+    lines = console.file.getvalue().splitlines()
+    pattern = r"amplify: [\d,]+ of 3,000 rows  [\d.,]+ rows/s  [\d,]+ tokens/s  9\d% kept  \d+:\d\d:\d\d left"
+    assert any(re.fullmatch(pattern, line) for line in lines), lines
 
 
 def test_small_files_become_few_sorted_ones_with_each_id_once(tmp_path: Path) -> None:
