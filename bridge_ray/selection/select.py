@@ -43,13 +43,23 @@ def stage(
         identity["partitions"] = cells
     bought = examples_in_budget(rows, budget)
     work = partial(run, settings=settings, scored=scored, rows=rows, count=count, bought=bought, seed=seed, cells=cells)
+    if bought >= rows and budget.max_usd is None:
+        work = partial(work, known=(f"the budget buys all {rows} train rows: there is nothing to select",))
     return Stage("select", 1, identity, {"corpus": corpus, "score": score, "embed": embed}, work)
 
 
 def run(
-    work: Work, settings: Select, scored: Score, rows: int, count: int, bought: int, seed: int, cells: int
+    work: Work,
+    settings: Select,
+    scored: Score,
+    rows: int,
+    count: int,
+    bought: int,
+    seed: int,
+    cells: int,
+    known: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """``cells`` is the number of partitions; 0: the corpus is ranked as a whole."""
+    """``cells`` is the number of partitions; 0: the corpus is ranked as a whole. ``known`` are cautions from before."""
     inputs = Inputs(work.inputs["corpus"], work.inputs["embed"], work.inputs["score"])
     arguments = (inputs, work.out, settings, scored, rows, count, bought, seed)
     if cells:
@@ -57,11 +67,10 @@ def run(
             metrics, found = large.run(*arguments, task.say, cells)
     else:
         metrics, found = workers.call(large.with_all_cores, whole, *arguments)
-    if bought >= rows:
-        found = [f"the budget buys all {rows} train rows: there is nothing to select", *found]
-    for caution in found:
+    told = [*known, *found]
+    for caution in told:
         work.progress.console.print(f"select: {caution}", soft_wrap=True)
-    return {**metrics, "cautions": found}
+    return {**metrics, "cautions": told}
 
 
 def whole(

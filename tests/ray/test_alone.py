@@ -10,8 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
-from bridge_ray import storage
+from bridge_ray import alone, config, storage
+from bridge_ray.progress import Progress
+from bridge_ray.stage import perform
 from tests.conftest import bridge_ray, read
 
 Done = subprocess.CompletedProcess[str]
@@ -84,14 +87,18 @@ def test_a_corpus_is_explained_without_the_pipeline(
     assert moved.returncode == 2 and "ta.serve (merged -> adapter)" in moved.stderr
 
 
-def test_rows_without_labels_are_explained_by_agreement(tmp_path: Path, tiny_model: str) -> None:
+def test_rows_without_labels_must_be_asked_for(tmp_path: Path, tiny_model: str) -> None:
     (tmp_path / "c.jsonl").write_text("".join(json.dumps({"question": f"Is {n} even?"}) + "\n" for n in range(20)))
-    fields = ["corpus.columns={}", "corpus.answer_type=boolean", "amplify.verify=self_consistency"]
-    refused = amplify(tmp_path, tmp_path / "c.jsonl", tiny_model, *fields[:2])
+    plain = ["corpus.columns={}", "corpus.answer_type=boolean"]
+    refused = amplify(tmp_path, tmp_path / "c.jsonl", tiny_model, *plain)
     assert refused.returncode == 2 and "c.jsonl: no row has an answer to verify with" in refused.stderr
-    done = amplify(tmp_path, tmp_path / "c.jsonl", tiny_model, *fields, "ta.serve=adapter", "corpus.train=15")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert read(tmp_path / "runs" / "amplify" / "metrics.json")["rows"]["corpus"] == 15
+    corpus = {"path": str(tmp_path / "c.jsonl"), "answer_type": "boolean", "train": 15}
+    raw = {"name": "a", "storage": str(tmp_path), "corpus": corpus, "amplify": {"verify": "self_consistency"}}
+    settings = config.validate(raw | {"ta": {"model": tiny_model}}, "test")
+    run = alone.prepare(settings, fresh=False)
+    quiet = Progress(Console(quiet=True))
+    done = perform(run.stages["corpus"], run.root, "a", settings.engine, settings.training, quiet)
+    assert storage.read_table(f"{done.location}/train")["key"].to_pylist() == [str(n) for n in range(1, 16)]
 
 
 @pytest.mark.parametrize(

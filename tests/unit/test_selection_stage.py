@@ -33,11 +33,14 @@ def corpus(seed=0):
     return random.normal(size=(ROWS, 8)).astype(np.float32), random.permutation(ROWS) / ROWS
 
 
-def perform(inputs, out, bought=3, cells=0, scored=None, screen=None):
+def work(inputs, out, screen=None):
     progress = Progress(Console(file=screen or io.StringIO()))
     places = {"corpus": inputs.corpus, "score": inputs.score, "embed": inputs.embed}
-    work = Work("select", "test", places, str(out), Engine(), Training(), progress, "0")
-    return select.run(work, Select(), scored or Score(), ROWS, 6, bought, 0, cells)
+    return Work("select", "test", places, str(out), Engine(), Training(), progress, "0")
+
+
+def perform(inputs, out, cells=0, scored=None, screen=None):
+    return select.run(work(inputs, out, screen), Select(), scored or Score(), ROWS, 6, 3, 0, cells)
 
 
 @pytest.mark.parametrize("cells", [0, 4])
@@ -72,7 +75,7 @@ def test_files_and_metrics(cells, tmp_path):
 def test_difficulties_that_rest_on_little_are_told(scored, entropy, says, cells, tmp_path):
     vectors, _ = corpus()
     screen = io.StringIO()
-    metrics = perform(left(tmp_path, vectors, np.full(ROWS, entropy)), tmp_path / "out", 3, cells, scored, screen)
+    metrics = perform(left(tmp_path, vectors, np.full(ROWS, entropy)), tmp_path / "out", cells, scored, screen)
     assert says in str(metrics["cautions"]) and says in screen.getvalue()
 
 
@@ -85,9 +88,14 @@ def test_one_sample_is_ordered_by_likelihood(cells, tmp_path):
     assert np.argsort(hard).tolist() == np.argsort(nll).tolist()
 
 
-def test_a_budget_for_everything_is_told(tmp_path):
+def test_a_budget_for_everything_is_told_unless_money_bounds_it(tmp_path):
     vectors, entropy = corpus()
-    assert "nothing to select" in str(perform(left(tmp_path, vectors, entropy), tmp_path / "out", ROWS)["cautions"])
+    inputs, before = left(tmp_path, vectors, entropy), Stage("corpus", 1, {}, {}, lambda work: {})
+    for budget, told in ((Budget(fraction=1), True), (Budget(fraction=None, max_queries=99), True), (Budget(), False)):
+        made = select.stage(Select(), Score(), budget, ROWS, 0, before, before, before)
+        assert ("nothing to select" in str(made.run(work(inputs, tmp_path / "out"))["cautions"])) == told
+    made = select.stage(Select(), Score(), Budget(fraction=None, max_usd=1), ROWS, 0, before, before, before)
+    assert made.run(work(inputs, tmp_path / "out"))["cautions"] == []
 
 
 def test_bad_embeddings_are_refused(tmp_path):
