@@ -6,9 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,75 +16,24 @@ import pytest
 
 from bridge_ray import storage
 from tests.conftest import CLI, KEYED
+from tests.driven import actors, committed, ended, more, raylets, start, wait
 from tests.stub_engine import write_corpus
 
-REPOSITORY = Path(__file__).parents[2]
 ROWS = 3000
-ACTOR = "ray::MapWorker(MapBatches(CourseActor))"
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head that runs nothing and three raylets of four logical CPUs, all of them children of this process."""
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    for _ in range(3):
-        made.add_node(num_cpus=4)
-    yield made
-    made.shutdown()
-
-
-def start(cluster: Any, corpus: str, out: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.chaos.explain_sums", corpus, str(out), str(seconds), "2"]
-    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes)
-
-
-def ended(driver: subprocess.Popen[str], seconds: float = 400) -> str:
-    said, _ = driver.communicate(timeout=seconds)
-    assert driver.returncode == 0, said[-4000:]
-    return said
-
-
-def committed(out: Path) -> int:
-    files = storage.files(str(out / "parts" / "checkpoint")) if (out / "parts").exists() else []
-    return len([file for file in files if not file.endswith(".pending.parquet")])
-
-
-def more(out: Path, driver: subprocess.Popen[str]) -> None:
-    """Wait until a few more blocks are safe."""
-    before = committed(out)
-    wait(lambda: committed(out) >= before + 5, driver)
-
-
-def wait(reached: Callable[[], bool], driver: subprocess.Popen[str], seconds: float = 200) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert driver.poll() is None, f"it ended too early: {driver.communicate()[0][-3000:]}"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def actors() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if ACTOR in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def test_what_is_killed_is_made_up_for(cluster: Any, tmp_path: Path) -> None:
+def test_what_is_killed_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = write_corpus(tmp_path / "corpus", ROWS)
-    ended(start(cluster, corpus, tmp_path / "calm", 0.0))
+    with raylets(3, monkeypatch) as cluster:
+        ended(start(cluster, corpus, tmp_path / "calm", 0.0))
+        disturb(cluster, corpus, tmp_path / "rough")
+    calm, rough = (storage.read_table(str(tmp_path / name / "rows.parquet")) for name in ("calm", "rough"))
+    assert rough["id"].to_pylist() == list(range(ROWS))
+    assert rough.equals(calm)
 
-    out = tmp_path / "rough"
+
+def disturb(cluster: Any, corpus: str, out: Path) -> None:
+    """Kill an actor, a raylet and the driver one after the other; then go on to the end."""
     driver = start(cluster, corpus, out, 0.4)
     more(out, driver)
     victim = actors()[0]
@@ -103,10 +49,6 @@ def test_what_is_killed_is_made_up_for(cluster: Any, tmp_path: Path) -> None:
     said = ended(start(cluster, corpus, out, 0.0))
     assert left >= 15, "nothing was there to go on with"
     assert f"'corpus': {ROWS}" in said
-
-    calm, rough = (storage.read_table(str(tmp_path / name / "rows.parquet")) for name in ("calm", "rough"))
-    assert rough["id"].to_pylist() == list(range(ROWS))
-    assert rough.equals(calm)
 
 
 def test_a_killed_engine_is_loaded_again(tmp_path: Path, tiny_model: str) -> None:

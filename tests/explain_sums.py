@@ -1,4 +1,4 @@
-"""A driver that amplifies sums with the stub engine, for tests that kill it: CORPUS OUT SECONDS REPLICAS."""
+"""A driver that amplifies sums with the stub engine, for tests that end it: CORPUS OUT SECONDS REPLICAS."""
 
 from __future__ import annotations
 
