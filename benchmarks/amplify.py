@@ -7,6 +7,8 @@ vs_ray_data_llm: rows/s over those of the processor in ray.data.llm; both from t
 the processor does not say when its engine is loaded.
 verified_per_s_vs_fixed_k: verified rationales per second of adaptive stopping over those of drawing all M + 1 replies
 and filtering with the same rule, on open answers and without a hint; bound is (M + 1) / E[attempts].
+engine_share: of the machine's cores, what the engine's process got while its replies were timed; "cores" lists who
+got the others, which a CPU engine has to share with Ray's own processes.
 overhead_ms_per_row, slope, driver_mb_growth: with an engine that answers at once, so that all there is to measure is
 ours: milliseconds of one core per row at the largest size, the log-log slope of time against rows, and what the
 driver's memory grows by.
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -95,6 +98,53 @@ class Timed:
         return engine
 
 
+class Cores:
+    """Who uses this machine's cores, of this process and those below it, from the moment that ``ready`` is there.
+
+    Looked up every two seconds, because an engine's process is gone when its stage ends.
+    """
+
+    def __init__(self, ready: Path) -> None:
+        self._ready, self._stop = ready, threading.Event()
+        self._first: dict[int, float] = {}
+        self._last: dict[int, tuple[str, float]] = {}
+        self._began = self._ended = 0.0
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ready.exists() and not self._stop.wait(0.1):
+            pass
+        self._began, self._first = time.time(), {pid: seconds for pid, _, seconds in _processes()}
+        while not self._stop.wait(2):
+            self._ended = time.time()
+            self._last |= {pid: (name, seconds) for pid, name, seconds in _processes()}
+
+    def used(self) -> dict[str, float]:
+        """Name -> mean number of cores, the largest first; Ray's workers without a task are ``ray::IDLE``."""
+        self._stop.set()
+        self._thread.join()
+        cores: Counter[str] = Counter()
+        for pid, (name, seconds) in self._last.items():
+            cores[name] += (seconds - self._first.get(pid, 0.0)) / (self._ended - self._began)
+        return {name: round(share, 4) for name, share in cores.most_common(12)}
+
+
+def _processes() -> list[tuple[int, str, float]]:
+    import psutil
+
+    found, here = [], psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        try:
+            times, words = process.cpu_times(), process.cmdline()
+        except psutil.NoSuchProcess:
+            continue
+        name = "driver" if process.pid == here.pid else Path(words[0]).name if words else "?"
+        module = next((Path(word).name for word in words[1:] if word.endswith(".py")), None)
+        found.append((process.pid, module if name.startswith("python") and module else name, times.user + times.system))
+    return found
+
+
 @dataclass(frozen=True)
 class FixedK:
     """All M + 1 replies at once, then the same rule."""
@@ -110,7 +160,7 @@ class FixedK:
         return self.course.failed(row, reason)
 
 
-def ours(corpus: Path, course: Any) -> dict[str, float]:
+def ours(corpus: Path, course: Any) -> dict[str, Any]:
     from bridge_ray.inference.generate import Served, courses
 
     with tempfile.TemporaryDirectory() as folder:
@@ -118,12 +168,13 @@ def ours(corpus: Path, course: Any) -> dict[str, float]:
         work = work_in(Path(folder) / "out", corpus, ENGINE)
         pool = courses(work, Served(MODEL), course, records.RATIONALE, Timed(str(ready)))
         known = {str(corpus / "train"): ("domain", "answer_type", "options")}
-        began = time.time()
+        cores, began = Cores(ready), time.time()
         found = amplify.explain(work, course_settings(course), pool, known, None)
         ended, loaded = time.time(), float(ready.read_text())
     verified = found["rows"]["ta"]
     facts = {"tokens": found["tokens"], "attempts": found["attempts"], "verified": verified}
-    return facts | {"seconds": ended - loaded, "cold": loaded - began, "whole": ended - began}
+    timed = {"seconds": ended - loaded, "cold": loaded - began, "whole": ended - began}
+    return facts | timed | {"cores": cores.used()}
 
 
 def course_settings(course: Any) -> Amplify:
@@ -131,22 +182,27 @@ def course_settings(course: Any) -> Amplify:
     return settings
 
 
-def async_llm(corpus: Path) -> dict[str, float]:
+def async_llm(corpus: Path) -> dict[str, Any]:
     from bridge_ray.inference.engine import Engine as Bare
     from bridge_ray.inference.models import resolve
 
     began = time.time()
     asks = messages(corpus)
 
-    async def all_of_them() -> tuple[float, list[list[Sample]]]:
+    async def all_of_them(ready: Path) -> tuple[float, list[list[Sample]]]:
         engine = Bare(resolve(MODEL), None, ENGINE, 0)
         loaded = time.time()
+        ready.touch()
         replies = await asyncio.gather(*[engine.ask(ask, max_tokens=TOKENS) for ask in asks])
         return loaded, list(replies)
 
-    loaded, replies = asyncio.run(all_of_them())
+    with tempfile.TemporaryDirectory() as folder:
+        cores = Cores(Path(folder) / "ready")
+        loaded, replies = asyncio.run(all_of_them(Path(folder) / "ready"))
+        ended = time.time()
     tokens = sum(sample.tokens for samples in replies for sample in samples)
-    return {"tokens": tokens, "seconds": time.time() - loaded, "cold": loaded - began}
+    timed = {"seconds": ended - loaded, "cold": loaded - began}
+    return {"tokens": tokens, **timed, "cores": cores.used()}
 
 
 def llm_generate(corpus: Path) -> dict[str, float]:
@@ -210,7 +266,7 @@ def ray_data_llm(corpus: Path) -> dict[str, float]:
     return {"tokens": tokens, "whole": whole}
 
 
-SYSTEMS: dict[str, Callable[[Path], dict[str, float]]] = {
+SYSTEMS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "ours": lambda corpus: ours(corpus, amplify.AmplifyCourse(UNVERIFIED, MODEL, "")),
     "async_llm": async_llm,
     "llm_generate": llm_generate,
@@ -302,14 +358,14 @@ def overhead(rows: int) -> dict[str, float]:
 # all of it
 
 
-def alone(*arguments: object) -> dict[str, float]:
+def alone(*arguments: object) -> dict[str, Any]:
     """What this file prints in a process of its own, so that every system begins with a machine to itself."""
     command = [sys.executable, __file__, *(str(word) for word in arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{command}: {done.stderr[-3000:]}")
     # Ray writes what its workers say into the same stream.
-    found: dict[str, float] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    found: dict[str, Any] = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
     return found
 
 
@@ -318,7 +374,7 @@ def median(values: list[float]) -> float:
 
 
 def measure(rows: int, repeats: int, sizes: list[int], say: Callable[[str], None]) -> dict[str, Any]:
-    found: dict[str, list[dict[str, float]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_corpus(folder / "all", rows)
@@ -361,10 +417,17 @@ def ratios(found: dict[str, Any], rows: int) -> dict[str, Any]:
         "vs_ray_data_llm": spread(extra("ours"), extra("ray_data_llm")),
         "verified_per_s_vs_fixed_k": spread(rates("adaptive/open", "verified"), rates("fixed_k/open", "verified")),
         "adaptive_bound": round(bound, 3),
+        "engine_share": {name: engine_share(systems[f"{name}/all"]) for name in ("ours", "async_llm")},
         "overhead_ms_per_row": round(1000 * last["seconds"] * cores / last["rows"], 4),
         "slope": round(math.log(last["seconds"] / first["seconds"]) / math.log(last["rows"] / first["rows"]), 3),
         "driver_mb_growth": round(max(size["driver_mb"] for size in scale), 1),
     }
+
+
+def engine_share(runs: list[dict[str, Any]]) -> float:
+    """Of all cores, the median over the runs."""
+    cores = [sum(share for name, share in run["cores"].items() if "EngineCore" in name) for run in runs]
+    return round(median(cores) / (os.cpu_count() or 1), 3)
 
 
 def spread(ones: list[float], others: list[float]) -> dict[str, Any]:

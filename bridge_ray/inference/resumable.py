@@ -152,11 +152,16 @@ def _raise_faults(totals: Any) -> None:
 
 @contextmanager
 def _resumable(parts: str) -> Iterator[None]:
-    """Ray Data's checkpointing on for the block only: the setting applies to every later read-to-write."""
+    """Ray Data's checkpointing on for the block only: the setting applies to every later read-to-write.
+
+    And its polling of memory off: once a second for every block at hand, it would walk all that an engine has mapped.
+    """
     from ray.data import DataContext
     from ray.data.checkpoint import CheckpointConfig
 
     context = DataContext.get_current()
+    polled = context.memory_usage_poll_interval_s
+    context.memory_usage_poll_interval_s = None
     context.checkpoint_config = CheckpointConfig(
         "id", storage.join(parts, "checkpoint"), delete_checkpoint_on_success=False
     )
@@ -164,6 +169,7 @@ def _resumable(parts: str) -> Iterator[None]:
         yield
     finally:
         context.checkpoint_config = None
+        context.memory_usage_poll_interval_s = polled
 
 
 def forget_failed(parts: str) -> None:
