@@ -22,6 +22,14 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL_KEY = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*/)?{_LABEL}")
+OURS_IN_DEEPSPEED = {  # their config's key -> our field
+    "train_batch_size": "training.global_batch",
+    "train_micro_batch_size_per_gpu": "training.micro_batch",
+    "gradient_accumulation_steps": "training.global_batch and training.micro_batch",
+    "gradient_clipping": "the clip of ta.train and student.train",
+    "optimizer": "the lr and weight_decay of ta.train and student.train",
+    "scheduler": "the lr and warmup of ta.train and student.train",
+}
 LABEL_SELECTOR = re.compile(rf"!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))")
 
 
@@ -206,18 +214,31 @@ class PruneLayers(Model):
     keep: Positive
 
 
+class FromConfig(Model):
+    """A student with random weights: the architecture and tokenizer of a model, with some of its config changed."""
+
+    config_of: str = "ta"
+    changes: dict[str, Any] = {}  # of the model's config.json, e.g. {num_hidden_layers: 6}
+
+
 class Phase(Model):
     """A phase of the curriculum.
 
-    An epoch is corpus rows / global batch updates, whatever the number of rows the phase's source has, so that
-    every system takes the same number of updates. ``replay`` is the share of a phase's samples that is drawn
-    from the phase before it.
+    ``target``: reply with the answer, with rationale and answer, or both kinds of lessons mixed. ``source``: rows of
+    the whole corpus, or only those that were bought. An epoch is corpus rows / global batch updates, whatever the
+    number of rows the phase's source has, so that every system takes the same number of updates; ``updates`` says them
+    outright.
+    ``replay`` is the share of a phase's samples that is drawn from the phase before it. ``rewarm``: the learning rate
+    warms up and decays anew from here on.
     """
 
-    target: Literal["answer", "rationale"]
+    target: Literal["answer", "rationale", "mix"]
+    source: Literal["all", "bought"] = "all"
     epochs: Annotated[float, Field(gt=0)] = 1
+    updates: Positive | None = None  # instead of epochs
     replay: Share = 0.0
     order: Literal["shuffled", "easy_to_hard"] = "shuffled"
+    rewarm: bool = False
 
 
 class StudentTrain(Schedule):
@@ -225,12 +246,24 @@ class StudentTrain(Schedule):
 
 
 class Student(Model):
-    init: str | PruneLayers = PruneLayers(prune_layers_of="ta", keep=12)
+    """``control`` replaces the curriculum by one of the same number of updates that says what its phases are worth."""
+
+    init: str | PruneLayers | FromConfig = PruneLayers(prune_layers_of="ta", keep=12)
     train: StudentTrain = StudentTrain()
+    control: Literal["reasoning_only", "answers_only", "joint", "reversed"] | None = None
     curriculum: tuple[Phase, ...] = (
         Phase(target="answer", epochs=1),
         Phase(target="rationale", epochs=3, replay=0.15, order="easy_to_hard"),
     )
+
+    @property
+    def source(self) -> str:
+        """The model that the student is made from: a reference, or ``ta``."""
+        match self.init:
+            case PruneLayers(prune_layers_of=source) | FromConfig(config_of=source):
+                return source
+            case str(source):
+                return source
 
 
 class Evaluate(Model):
@@ -262,6 +295,12 @@ class Engine(Model):
 
 
 class Training(Model):
+    """``global_batch`` and ``micro_batch`` count rows of at most ``seq_len`` tokens: per update, and at once a worker.
+
+    With ``packing``, a worker's rows of an update are one sequence after another without padding, at most
+    ``micro_batch`` x ``seq_len`` tokens at once, and no row attends to another.
+    """
+
     workers: Positive = 2
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -269,10 +308,22 @@ class Training(Model):
     global_batch: Positive = 16
     micro_batch: Positive = 8
     seq_len: Positive = 512
+    packing: bool = True
+    gradient_checkpointing: bool = False
     checkpoint_every: Positive = 100  # updates
+    checkpoints_kept: Positive = 2
     max_failures: Annotated[int, Field(ge=-1)] = 3
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ("tensorboard",)
     labels: Labels = {}  # of the nodes that may train
     deepspeed: dict[str, Any] = {}
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _theirs(cls, deepspeed: dict[str, Any]) -> dict[str, Any]:
+        for key, field in OURS_IN_DEEPSPEED.items():
+            if key in deepspeed:
+                raise ValueError(f"{key} is set by {field}; leave it out here")
+        return deepspeed
 
     @model_validator(mode="after")
     def _divides(self) -> Training:

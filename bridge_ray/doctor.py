@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from bridge_ray import machine, placement, storage, submit
-from bridge_ray.config import Config, PruneLayers
+from bridge_ray.config import Config
 from bridge_ray.corpus.load import load
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
@@ -97,11 +97,10 @@ def _teacher(settings: Config) -> Finding:
 def _wanted(settings: Config | None, folder: str | None) -> Wanted:
     if settings is None:
         return Wanted()
-    init = settings.student.init
     models = {
         "ta.model": settings.ta.model,
         "embed.model": settings.embed.model,
-        "student.init": init.prune_layers_of if isinstance(init, PruneLayers) else init,
+        "student.init": settings.student.source,
     }
     return Wanted(folder=folder, models={name: value for name, value in models.items() if value != "ta"})
 

@@ -118,7 +118,9 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
         case "student_init":
             work = {}
         case "train_student" | "train_direct" | "train_direct_labels":
-            work = {"rows": rows, "epochs": sum(phase["epochs"] for phase in identity["curriculum"])}
+            batch = identity["training"]["global_batch"]
+            epochs = [(phase.get("updates") or 0) * batch / rows or phase["epochs"] for phase in identity["curriculum"]]
+            work = {"rows": rows, "epochs": sum(epochs)}
         case "evaluate":
             settings = identity["evaluate"]
             work = {"rows": test, "systems": len(settings["systems"]), "tokens": settings["max_tokens"]}

@@ -31,7 +31,7 @@ from bridge_ray.teacher import provider, teach
 from bridge_ray.teacher.asks import price_of
 from bridge_ray.teacher.client import api_key
 from bridge_ray.teacher.prices import worst_cost
-from bridge_ray.training import student, teacher_assistant
+from bridge_ray.training import student, teacher_assistant, trackers
 
 NAMES = (
     "corpus",
@@ -118,6 +118,7 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     models.check(source, "student.init")
     if isinstance(config.student.init, PruneLayers):
         models.check_layers(source, config.student.init.keep, "student.init.keep")
+    trackers.check(config.training.trackers)
     if config.embed.model != "ta":
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)

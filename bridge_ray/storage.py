@@ -152,6 +152,13 @@ def write_table(location: str, table: pa.Table, row_group_size: int | None = Non
     pq.write_table(table, path, filesystem=fs, row_group_size=row_group_size)
 
 
+def remove(location: str) -> None:
+    """Remove a file; nothing happens where there is none."""
+    if exists(location):
+        fs, path = filesystem(location)
+        fs.delete_file(path)
+
+
 def delete(location: str) -> None:
     """Remove a folder and all in it; nothing happens where there is none."""
     from pyarrow.fs import FileType

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge_ray import config
-from bridge_ray.config import Config, PruneLayers
+from bridge_ray.config import Config
 from bridge_ray.errors import UserError
 from bridge_ray.job import INTERRUPTED, TERMINATED, check_shared, everywhere
 
@@ -129,7 +129,7 @@ def _check_reach(settings: Config, folder: Path | None) -> None:
 
 def _read(settings: Config) -> Iterator[tuple[str, str]]:
     """Fields with the path of something that is read, as far as they have one."""
-    teacher, init = settings.teacher, settings.student.init
+    teacher = settings.teacher
     files = {
         "corpus.path": settings.corpus.path,
         "teacher.key_file": teacher.key_file,
@@ -139,7 +139,7 @@ def _read(settings: Config) -> Iterator[tuple[str, str]]:
     models = {
         "ta.model": settings.ta.model,
         "embed.model": settings.embed.model,
-        "student.init": init.prune_layers_of if isinstance(init, PruneLayers) else init,
+        "student.init": settings.student.source,
     }
     yield from ((name, value) for name, value in models.items() if value.startswith((".", "~")) or Path(value).is_dir())
 

@@ -8,10 +8,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from bridge_ray.config import Config
+from bridge_ray.config import Config, FromConfig, Phase, PruneLayers
 from bridge_ray.report import summary
 from bridge_ray.stage import Done
 from bridge_ray.teacher import client
+from bridge_ray.training.student import source_model
 
 
 def model_card(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any]) -> str:
@@ -46,9 +47,9 @@ def _weights(finished: Mapping[str, Done]) -> str:
 
 def _lineage(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any]) -> dict[str, str]:
     teacher, corpus = metrics["teacher"], metrics["corpus"]
-    phases = ", then ".join(f"{phase.target} ({phase.epochs:g} epochs)" for phase in config.student.curriculum)
-    init = config.student.init
-    start = init if isinstance(init, str) else f"{init.keep} layers of {config.ta.model}"
+    phases = ", then ".join(_phase(phase) for phase in config.student.curriculum)
+    if config.student.control:
+        phases = f"{config.student.control}, in as many updates as {phases}"
     ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, hash {_hash(finished, 'train_ta')}"
     rows = ", ".join(f"{name} {number}" for name, number in (metrics["rows"] or {}).items() if name != "corpus")
     return {
@@ -57,10 +58,26 @@ def _lineage(config: Config, finished: Mapping[str, Done], metrics: Mapping[str,
         + (f". {summary.STANDIN}" if teacher["standin"] else ""),
         "teacher assistant": ta,
         "rationales by source": rows,
-        "student before training": start,
+        "student before training": _start(config),
         "curriculum": phases,
         "seed": str(config.seed),
     }
+
+
+def _phase(phase: Phase) -> str:
+    length = f"{phase.updates} updates" if phase.updates else f"{phase.epochs:g} epochs"
+    return f"{phase.target}{' of the bought rows' if phase.source == 'bought' else ''} ({length})"
+
+
+def _start(config: Config) -> str:
+    source = source_model(config.student, config.ta.model)
+    match config.student.init:
+        case PruneLayers(keep=keep):
+            return f"{keep} layers of {source}"
+        case FromConfig(changes=changes):
+            changed = ", ".join(f"{name} {value}" for name, value in changes.items())
+            return f"random weights in the shape of {source}{f' with {changed}' if changed else ''}"
+    return source
 
 
 def _hash(finished: Mapping[str, Done], stage: str) -> str:

@@ -1,21 +1,41 @@
 """Which rows make up which update: a pure function of seed, phase and step, so that resuming is exact.
 
-A phase draws from one set of token rows (``answer`` or ``rationale``), epoch after epoch, and replays a share of
-the phase before it. Any rank can compute any batch at any time without having seen the ones before.
+A phase draws from pools of token rows (``answer``, ``rationale``, and of either those that were bought), epoch after
+epoch, and replays a share of the phase before it. Any rank can compute any batch at any time without having seen the
+ones before.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
 from bridge_ray.config import Phase
 
-Row = tuple[str, int]  # target, index into that target's token rows
+Row = tuple[str, int]  # pool, index into that pool's token rows
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The rows of one or several pools, counted through: pool names, and the rows of each."""
+
+    pools: tuple[str, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(self.rows)
+
+    def row(self, number: int) -> Row:
+        ends = list(accumulate(self.rows))
+        pool = bisect.bisect_right(ends, number)
+        return self.pools[pool], number - (ends[pool - 1] if pool else 0)
 
 
 @dataclass(frozen=True)
@@ -23,14 +43,13 @@ class PhasePlan:
     """A phase resolved against the rows there are. ``first`` is its first update, counted over the whole run."""
 
     number: int
-    target: str
-    rows: int
+    draws: Mixture
     first: int
     updates: int
     order: str
     replay: float
-    replay_target: str | None
-    replay_rows: int
+    replayed: Mixture | None
+    rewarm: bool
 
 
 @dataclass(frozen=True)
@@ -44,38 +63,70 @@ class Plan:
         return sum(phase.updates for phase in self.phases)
 
 
+def pools(phase: Phase) -> tuple[str, ...]:
+    """The pools that a phase draws from."""
+    targets = ("answer", "rationale") if phase.target == "mix" else (phase.target,)
+    return tuple(target if phase.source == "all" else f"{target}_bought" for target in targets)
+
+
 def updates_per_epoch(corpus_rows: int, batch: int) -> int:
     """An epoch is the corpus once, whatever the rows of a phase: so every system takes the same updates."""
     return math.ceil(corpus_rows / batch)
 
 
-def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], corpus_rows: int, batch: int, seed: int) -> Plan:
-    """Resolve phases against the number of token rows per target.
+def resolved(phases: Sequence[Phase], control: str | None, epoch: int) -> tuple[Phase, ...]:
+    """The phases with their updates, ``epoch`` of which are an epoch; or the control of as many updates.
 
-    A replay share without a phase before it, or before whose target there are no rows, is not drawn.
+    ``reasoning_only``, ``answers_only`` and ``joint`` are one phase of rationales, of answers, or of both mixed;
+    ``reversed`` has the phases in the opposite order, and replays the same shares at the same places.
+    """
+    given = tuple(
+        phase.model_copy(update={"updates": phase.updates or max(1, round(phase.epochs * epoch))}) for phase in phases
+    )
+    if control is None:
+        return given
+    if control == "reversed":
+        shares = [phase.replay for phase in given]
+        return tuple(
+            phase.model_copy(update={"replay": share}) for phase, share in zip(reversed(given), shares, strict=True)
+        )
+    target = {"reasoning_only": "rationale", "answers_only": "answer", "joint": "mix"}[control]
+    source = "bought" if all(phase.source == "bought" for phase in given) else "all"
+    updates = sum(phase.updates or 0 for phase in given)
+    return (Phase(target=target, source=source, updates=updates, order=given[-1].order),)  # type: ignore[arg-type]
+
+
+def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed: int) -> Plan:
+    """Plan ``resolved`` phases against the number of token rows per pool.
+
+    A replay share without a phase before it, or before which there are no rows, is not drawn.
     Raises ValueError when a phase has no rows to learn from.
     """
     plans: list[PhasePlan] = []
     for number, phase in enumerate(phases):
-        if not rows.get(phase.target):
-            raise ValueError(f"phase {number + 1} of the curriculum has no {phase.target} rows")
-        before = phases[number - 1].target if number else None
-        replay_rows = rows.get(before, 0) if before else 0
-        updates = max(1, round(phase.epochs * updates_per_epoch(corpus_rows, batch)))
+        assert phase.updates is not None, "the phases are not resolved"
+        before = plans[-1] if plans else None
         plans.append(
             PhasePlan(
                 number=number,
-                target=phase.target,
-                rows=rows[phase.target],
-                first=plans[-1].first + plans[-1].updates if plans else 0,
-                updates=updates,
+                draws=_mixture(phase, rows, number),
+                first=before.first + before.updates if before else 0,
+                updates=phase.updates,
                 order=phase.order,
-                replay=phase.replay if replay_rows else 0.0,
-                replay_target=before,
-                replay_rows=replay_rows,
+                replay=phase.replay if before else 0.0,
+                replayed=before.draws if before else None,
+                rewarm=phase.rewarm,
             )
         )
     return Plan(tuple(plans), batch, seed)
+
+
+def _mixture(phase: Phase, rows: Mapping[str, int], number: int) -> Mixture:
+    names = tuple(pool for pool in pools(phase) if rows.get(pool))
+    if not names:
+        bought = " bought" if phase.source == "bought" else ""
+        raise ValueError(f"phase {number + 1} of the curriculum has no{bought} {phase.target} rows")
+    return Mixture(names, tuple(rows[pool] for pool in names))
 
 
 def phase_at(plan: Plan, step: int) -> PhasePlan:
@@ -83,26 +134,35 @@ def phase_at(plan: Plan, step: int) -> PhasePlan:
     return next(phase for phase in reversed(plan.phases) if phase.first <= step)
 
 
-def batch_at(plan: Plan, step: int, by_difficulty: Mapping[str, np.ndarray]) -> list[Row]:
-    """The ``plan.batch`` rows of update ``step``.
+def easiest_first(plan: Plan, difficulty: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """Phase number -> the numbers of its rows by rising difficulty, ties in order, where a phase wants that: int64.
 
-    ``by_difficulty`` maps a target to its rows' indices, easiest first: shape (rows,), int64.
+    ``difficulty`` maps a pool to its rows' difficulties, (rows,) float64.
     """
+    return {
+        phase.number: np.argsort(np.concatenate([difficulty[pool] for pool in phase.draws.pools]), kind="stable")
+        for phase in plan.phases
+        if phase.order == "easy_to_hard"
+    }
+
+
+def batch_at(plan: Plan, step: int, order: Mapping[int, np.ndarray]) -> list[Row]:
+    """The ``plan.batch`` rows of update ``step``; ``order`` is that of ``easiest_first``."""
     phase = phase_at(plan, step)
     start = (step - phase.first) * plan.batch
-    return [_row(plan.seed, phase, position, by_difficulty) for position in range(start, start + plan.batch)]
+    return [_row(plan.seed, phase, position, order) for position in range(start, start + plan.batch)]
 
 
-def _row(seed: int, phase: PhasePlan, position: int, by_difficulty: Mapping[str, np.ndarray]) -> Row:
+def _row(seed: int, phase: PhasePlan, position: int, order: Mapping[int, np.ndarray]) -> Row:
     """The row at a position of a phase's endless stream; every 1/replay-th position is a replayed one."""
     replayed = math.floor(position * phase.replay)
     if math.floor((position + 1) * phase.replay) > replayed:
-        assert phase.replay_target is not None
-        return phase.replay_target, _draw(seed, phase.number, 1, phase.replay_rows, replayed)
+        assert phase.replayed is not None
+        return phase.replayed.row(_draw(seed, phase.number, 1, phase.replayed.total, replayed))
     own = position - replayed
-    if phase.order == "easy_to_hard" and own < phase.rows:
-        return phase.target, int(by_difficulty[phase.target][own])
-    return phase.target, _draw(seed, phase.number, 0, phase.rows, own)
+    if phase.number in order and own < phase.draws.total:
+        return phase.draws.row(int(order[phase.number][own]))
+    return phase.draws.row(_draw(seed, phase.number, 0, phase.draws.total, own))
 
 
 def _draw(seed: int, phase: int, stream: int, rows: int, position: int) -> int:
@@ -110,15 +170,18 @@ def _draw(seed: int, phase: int, stream: int, rows: int, position: int) -> int:
     return int(_permutation(seed, phase, stream, epoch, rows)[offset])
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _permutation(seed: int, phase: int, stream: int, epoch: int, rows: int) -> np.ndarray:
     return np.random.default_rng([seed, phase, stream, epoch]).permutation(rows)
 
 
-def learning_rate(step: int, updates: int, peak: float, warmup: float) -> float:
-    """Linear warm-up over a share of the updates, then cosine down to a tenth of the peak."""
-    rising = max(1, round(warmup * updates))
-    if step < rising:
-        return peak * (step + 1) / rising
-    progress = (step - rising) / max(1, updates - rising)
+def learning_rate(plan: Plan, step: int, peak: float, warmup: float) -> float:
+    """Linear warm-up over a share of the updates, then cosine to a tenth of the peak; anew where a phase rewarms."""
+    starts = [0, *(phase.first for phase in plan.phases[1:] if phase.rewarm), plan.updates]
+    first = max(start for start in starts if start <= step)
+    updates = min(start for start in starts if start > step) - first
+    rising, done = max(1, round(warmup * updates)), step - first
+    if done < rising:
+        return peak * (done + 1) / rising
+    progress = (done - rising) / max(1, updates - rising)
     return peak * (0.55 + 0.45 * math.cos(math.pi * progress))

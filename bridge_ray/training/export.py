@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bridge_ray import storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Lora
 
 
-def load(directory: str, lora: Lora | None) -> Any:
-    """The causal language model of a directory in fp32, with fresh LoRA layers on every linear layer if asked for."""
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, use_safetensors=True)
+def load(directory: str, lora: Lora | None, attention: str = "sdpa") -> Any:
+    """The causal language model of a directory in fp32, with fresh LoRA layers on every linear layer if asked for.
+
+    ``attention`` is the name of an implementation that transformers knows.
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.float32, use_safetensors=True, attn_implementation=attention
+    )
     if lora is None:
         return model
     from peft import LoraConfig, get_peft_model
@@ -102,6 +107,24 @@ def _loss(model: Any, texts: Sequence[Sequence[int]]) -> float:
 def copy(directory: str, out: str) -> dict[str, Any]:
     """Write the model unchanged; returns its parameter count."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
+    _save(model, directory, out)
+    return {"parameters": int(model.num_parameters())}
+
+
+def fresh(directory: str, changes: Mapping[str, Any], out: str) -> dict[str, Any]:
+    """Write a model with random weights: a directory's config with changes; returns its parameter count.
+
+    Raises ValueError for a change that names no field of the config.
+    """
+    settings = AutoConfig.from_pretrained(directory)
+    for name, value in changes.items():
+        if not hasattr(settings, name):
+            raise ValueError(f"student.init.changes: the config of {directory} has no field {name!r}")
+        setattr(settings, name, value)
+    if "num_hidden_layers" in changes and getattr(settings, "layer_types", None) and "layer_types" not in changes:
+        settings.layer_types = (settings.layer_types * changes["num_hidden_layers"])[: changes["num_hidden_layers"]]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
     _save(model, directory, out)
     return {"parameters": int(model.num_parameters())}
 

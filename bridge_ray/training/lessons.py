@@ -1,4 +1,5 @@
-"""What a model is taught: one lesson per row, as Parquet. A lesson is a question, a target and what to reply."""
+"""What a model is taught: one lesson per row, as Parquet. A lesson is a question and what to reply; lessons of a kind
+are a pool, which a phase of the curriculum draws from."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ LESSON = pa.schema(
         ("question", pa.string()),
         ("context", pa.string()),
         ("options", pa.list_(pa.string())),
-        ("target", pa.string()),  # answer | rationale: the instruction, and the form of the reply
-        ("rationale", pa.string()),  # null when the target is answer
+        ("pool", pa.string()),  # answer | rationale: the form of the reply; with _bought: of the bought rows alone
+        ("rationale", pa.string()),  # null in the pools of answers
         ("label", pa.string()),
         ("difficulty", pa.float64()),
     ]
@@ -36,12 +37,19 @@ def rationales(corpus: pa.Table, written: pa.Table, difficulty: pa.Table) -> pa.
     return _lessons(rows, "rationale", written["rationale"], written["answer"], difficulty)
 
 
+def bought(lessons: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
+    """The lessons on the rows with those ids, as a pool of their own."""
+    chosen = lessons.filter(pc.is_in(lessons["id"], ids.combine_chunks()))
+    named = pc.binary_join_element_wise(chosen["pool"], "_bought", "")
+    return chosen.set_column(chosen.schema.get_field_index("pool"), "pool", named)
+
+
 def _lessons(
-    rows: pa.Table, target: str, rationale: pa.Array | pa.ChunkedArray, label: pa.ChunkedArray, difficulty: pa.Table
+    rows: pa.Table, pool: str, rationale: pa.Array | pa.ChunkedArray, label: pa.ChunkedArray, difficulty: pa.Table
 ) -> pa.Table:
     columns = {name: rows[name] for name in ("id", "question", "context", "options")}
     columns |= {
-        "target": pa.array([target] * rows.num_rows, pa.string()),
+        "pool": pa.array([pool] * rows.num_rows, pa.string()),
         "rationale": rationale,
         "label": label,
         "difficulty": difficulty["difficulty"].take(pc.index_in(rows["id"], difficulty["id"].combine_chunks())),

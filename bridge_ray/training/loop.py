@@ -2,29 +2,32 @@
 
 Every rank memory-maps the same token rows, computes the same batch from (seed, phase, step) and takes its share.
 The gradient is the mean over the completion tokens of the whole global batch, so it does not depend on the number
-of workers, the micro-batch or the padding.
+of workers, the micro-batches or the padding.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.train
 import torch
 
 from bridge_ray import storage
 from bridge_ray.config import Lora, Schedule, Training
 from bridge_ray.inference import models
-from bridge_ray.training import export, tokens
-from bridge_ray.training.curriculum import Plan, batch_at, learning_rate, phase_at
+from bridge_ray.training import attention, export, faults, speed, tokens
+from bridge_ray.training.curriculum import Plan, learning_rate, phase_at
+from bridge_ray.training.feed import Feed
+from bridge_ray.training.loss import CompletionLoss
+from bridge_ray.training.trackers import Tracked, Tracker
+
+PREEMPTION_SECONDS = 5.0  # between two looks at whether a node is about to be taken away
 
 Losses = list[dict[str, float]]  # per update: update, phase, loss (nats per completion token), lr, tokens, seconds
 
@@ -36,33 +39,38 @@ class Job:
     init: str  # model reference
     lora: Lora | None
     plan: Plan
-    token_folders: dict[str, str]  # target -> location of its Arrow files
+    token_folders: dict[str, str]  # pool -> location of its Arrow files
     schedule: Schedule
     training: Training
     out: str  # location of the exported model
     seed: int
+    tracked: Tracked
+
+    @property
+    def fault(self) -> str:
+        """Where a worker leaves why the training cannot go on: no restart would change that."""
+        return storage.join(self.out, "fault.json")
 
 
 def train(job: Job, counter: Any) -> None:
     """One worker's whole part: build, resume, update, checkpoint, export."""
+    if storage.exists(job.fault):
+        return
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
     if job.training.gpus_per_worker == 0:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
-    feed = Feed(_load_rows(job), job.plan, rank, world, job.training.micro_batch)
-    model = export.load(models.resolve(job.init), job.lora)
-    engine = _engine(CompletionLoss(model), job, feed)
+    feed = Feed(_load_rows(job), job.plan, rank, world, job.training)
+    model = load_model(job)
+    engine = start_engine(CompletionLoss(model), job.schedule, job.training, feed.one_at_most)
     done, losses = _resume(engine)
     if rank == 0:
         counter.put.remote(updates=done)  # not added: a worker that takes over from a dead one starts further back
-    for step in range(done, job.plan.updates):
-        losses.append(_update(engine, feed, job, step))
-        if rank == 0:
-            counter.put.remote(updates=step + 1)
-            counter.add.remote({"tokens": losses[-1]["tokens"]})
-        if (step + 1) % job.training.checkpoint_every == 0 and step + 1 < job.plan.updates:
-            _checkpoint(engine, losses)
+    tracked = job.tracked if rank == 0 else replace(job.tracked, trackers=())
+    with Tracker(tracked, job.out, done) as tracker:
+        if not _updates(engine, feed, job, losses, tracker, counter if rank == 0 else None):
+            return
     weights = _gather(engine, job.training.zero_stage)
     if rank == 0:
         export.write(model, weights, job.lora, models.resolve(job.init), losses, job.out)
@@ -70,81 +78,27 @@ def train(job: Job, counter: Any) -> None:
 
 
 def _load_rows(job: Job) -> dict[str, tokens.TokenRows]:
-    return {target: tokens.load(Path(storage.localise(folder))) for target, folder in job.token_folders.items()}
+    return {pool: tokens.load(Path(storage.localise(folder))) for pool, folder in job.token_folders.items()}
 
 
-@dataclass(frozen=True)
-class Feed:
-    """This rank's share of every global batch."""
-
-    rows: dict[str, tokens.TokenRows]
-    plan: Plan
-    rank: int
-    world: int
-    micro_batch: int
-
-    @property
-    def micro_rows(self) -> int:
-        """Rows of a micro-batch: the largest divisor of this rank's share that is no more than asked for."""
-        share = self.plan.batch // self.world
-        return max(size for size in range(1, min(self.micro_batch, share) + 1) if share % size == 0)
-
-    @property
-    def accumulation(self) -> int:
-        return self.plan.batch // self.world // self.micro_rows
-
-    def update(self, step: int) -> tuple[list[Micro], int]:
-        """This rank's micro-batches of an update, and the completion tokens of the whole global batch."""
-        easiest = {target: rows.easiest_first for target, rows in self.rows.items()}
-        batch = batch_at(self.plan, step, easiest)
-        completions = sum(int(self.rows[target].completions[index]) for target, index in batch)
-        batch.sort(key=lambda row: int(self.rows[row[0]].lengths[row[1]]))  # like lengths together: less padding
-        share = batch[self.rank :: self.world]
-        chunks = [share[start : start + self.micro_rows] for start in range(0, len(share), self.micro_rows)]
-        return [_collate([self.rows[target].row(index) for target, index in chunk]) for chunk in chunks], completions
+def load_model(job: Job) -> Any:
+    """The model in fp32, ready to be trained. Raises ValueError where its rows cannot be packed."""
+    if job.training.packing:
+        attention.register()
+    kind = attention.PACKED if job.training.packing else "sdpa"
+    model = export.load(models.resolve(job.init), job.lora, kind)
+    if job.training.packing:
+        attention.check_packable(model.get_base_model() if job.lora else model)
+    if job.training.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        if job.lora:
+            model.enable_input_require_grads()
+    return model
 
 
-@dataclass(frozen=True)
-class Micro:
-    """Right-padded token ids (rows, length) int64, and which of them are completion tokens (rows, length) bool."""
-
-    ids: torch.Tensor
-    completion: torch.Tensor
-    tokens: int
-
-
-def _collate(rows: list[tuple[np.ndarray, int]]) -> Micro:
-    length = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.int64)
-    completion = torch.zeros(len(rows), length, dtype=torch.bool)
-    for number, (row, prompt) in enumerate(rows):
-        ids[number, : len(row)] = torch.from_numpy(row.astype(np.int64))
-        completion[number, prompt : len(row)] = True
-    return Micro(ids, completion, sum(len(ids) for ids, _ in rows))
-
-
-class CompletionLoss(torch.nn.Module):
-    """A causal language model with the summed cross-entropy of its completion tokens as output.
-
-    The output layer is applied to completion positions only: with a small model and a large vocabulary it is
-    a good part of the work. Causal attention never looks at the padding on the right, so no mask is needed.
-    """
-
-    def __init__(self, model: Any):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, completion: torch.Tensor) -> torch.Tensor:
-        """(rows, length) int64 and bool -> scalar float32, nats."""
-        causal = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-        target = completion[:, 1:]
-        logits = causal.get_output_embeddings()(hidden[:, :-1][target])
-        return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][target], reduction="sum")
-
-
-def _engine(model: torch.nn.Module, job: Job, feed: Feed) -> Any:
-    if job.training.gpus_per_worker == 0:
+def start_engine(model: torch.nn.Module, schedule: Schedule, training: Training, one_micro: bool) -> Any:
+    """DeepSpeed's engine around the model; ``one_micro``: no update accumulates gradients."""
+    if training.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read at import
     import deepspeed
 
@@ -152,58 +106,97 @@ def _engine(model: torch.nn.Module, job: Job, feed: Feed) -> Any:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        trainable, lr=job.schedule.lr, betas=(0.9, 0.95), weight_decay=job.schedule.weight_decay, fused=True
+        trainable, lr=schedule.lr, betas=(0.9, 0.95), weight_decay=schedule.weight_decay, fused=True
     )
+    settings = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1 if one_micro else 2,  # the loop says where an update ends: see _update
+        "gradient_clipping": schedule.clip,
+        "bf16": {"enabled": training.precision == "bf16"},
+        "zero_optimization": {"stage": training.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
     engine, *_ = deepspeed.initialize(
         model=model,
         optimizer=optimizer,
         model_parameters=trainable,
-        config=_deepspeed_config(job, feed),
+        config=_merged(settings, training.deepspeed),
         dist_init_required=False,
     )
+    # To allocate its state, ZeRO 0 in bf16 has stepped the optimizer without gradients: Adam would take its first real
+    # update for the second, and make it a quarter too small (deepspeed 0.19.8).
+    for state in optimizer.state.values():
+        state["step"].zero_()
     return engine
 
 
-def _deepspeed_config(job: Job, feed: Feed) -> dict[str, Any]:
-    ours = {
-        "train_micro_batch_size_per_gpu": feed.micro_rows,
-        "gradient_accumulation_steps": feed.accumulation,
-        "gradient_clipping": job.schedule.clip,
-        "bf16": {"enabled": job.training.precision == "bf16"},
-        "zero_optimization": {"stage": job.training.zero_stage},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 10**9,
-    }
-    return ours | job.training.deepspeed
+def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Their settings over ours, at every depth."""
+    both = {key: _merged(ours[key], theirs[key]) for key in ours.keys() & theirs if isinstance(theirs[key], dict)}
+    return ours | theirs | both
 
 
-def _update(engine: Any, feed: Feed, job: Job, step: int) -> dict[str, float]:
-    """One optimiser step over a global batch; returns its line of the loss history."""
+def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker, counter: Any) -> bool:
+    """All updates that are left; False where they could not go on, and why is in ``job.fault``."""
+    flops, fastest = speed.operations_per_token(engine.module.model), speed.peak(engine.device)
+    looked, warned = time.monotonic(), False
+    for step in range(len(losses), job.plan.updates):
+        due = time.monotonic() - looked >= PREEMPTION_SECONDS
+        try:
+            line, look = _update(engine, feed, job, step, due)
+        except (RuntimeError, MemoryError) as error:
+            if faults.out_of_memory(error):
+                storage.write_json(job.fault, faults.memory_verdict(step + 1, job.training))
+            raise
+        if fastest is not None:
+            line["mfu"] = flops * line["tokens"] / line["seconds"] / feed.world / fastest
+        losses.append(line)
+        tracker.log(line)
+        if counter is not None:
+            counter.put.remote(updates=step + 1)
+            counter.add.remote({"tokens": line["tokens"]})
+        if (verdict := faults.verdict(losses)) is not None:  # of all ranks alike
+            if feed.rank == 0:
+                storage.write_json(job.fault, verdict)
+            return False
+        leaving = look and ray.train.get_preemption_info() is not None and not warned
+        looked, warned = (time.monotonic() if look else looked), warned or leaving
+        if (leaving or (step + 1) % job.training.checkpoint_every == 0) and step + 1 < job.plan.updates:
+            _checkpoint(engine, losses)
+            tracker.flush()
+    return True
+
+
+def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[dict[str, float], bool]:
+    """One optimiser step over a global batch: its line of the loss history, and whether rank 0 finds it ``due`` to look
+    for a preemption, on which all ranks have to agree."""
     started = time.monotonic()
-    lr = learning_rate(step, job.plan.updates, job.schedule.lr, job.schedule.warmup)
+    lr = learning_rate(job.plan, step, job.schedule.lr, job.schedule.warmup)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     micros, completions = feed.update(step)
-    # DeepSpeed averages over micro-batches and ranks; the factor turns that into the mean over the batch's tokens.
-    scale = feed.world * feed.accumulation / completions
-    summed = torch.zeros(2, dtype=torch.float64, device=engine.device)
-    for micro in micros:
-        loss = engine(micro.ids.to(engine.device), micro.completion.to(engine.device))
-        engine.backward(loss * scale)
+    summed = torch.zeros(3, dtype=torch.float64, device=engine.device)
+    for number, micro in enumerate(micros):
+        engine.set_gradient_accumulation_boundary(number == len(micros) - 1)
+        tensors = (part.to(engine.device, non_blocking=True) for part in (micro.ids, micro.completion, micro.positions))
+        loss = engine(*tensors, micro.segments)
+        # DeepSpeed averages over the ranks; the factor turns that into the mean over the batch's completion tokens.
+        engine.backward(loss * (feed.world / completions), scale_wrt_gas=False)
         engine.step()
-        summed += torch.stack([loss.detach().double(), torch.tensor(float(micro.tokens), device=engine.device)])
+        summed[0] += loss.detach()
+        summed[1] += micro.tokens
+    summed[2] = float(due and feed.rank == 0)
     torch.distributed.all_reduce(summed)
-    loss, seen = (summed / torch.tensor([completions, 1], device=engine.device)).tolist()
-    if not math.isfinite(loss):
-        raise FloatingPointError(f"the loss of update {step + 1} is {loss}: lower train.lr or set precision to fp32")
+    loss, seen, look = summed.tolist()
     return {
         "update": step + 1,
         "phase": phase_at(job.plan, step).number,
-        "loss": loss,
+        "loss": loss / completions,
         "lr": lr,
         "tokens": seen,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+        "seconds": round(time.monotonic() - started, 4),
+    }, look > 0
 
 
 def _checkpoint(engine: Any, losses: Losses) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge_ray import storage
+from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress
 from bridge_ray.stopping import handlers_kept
@@ -18,13 +19,28 @@ def fit(job: Job, name: str, progress: Progress) -> None:
     """Train to the end, from the newest checkpoint under the stage's output if there is one.
 
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
-    Raises what the loop raised once ``training.max_failures`` restarts are used up.
+    Raises UserError where the loop has found that it cannot go on, and else what it raised once
+    ``training.max_failures`` restarts are used up.
     """
+    from ray.train import TrainingFailedError
+
     local_ray.start()
     state = storage.join(job.out, "state")
+    storage.remove(job.fault)  # of an earlier attempt: what it was about may have been changed
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
-        _trainer(job, state, counter).fit()
+        try:
+            _trainer(job, state, counter).fit()
+        except TrainingFailedError:
+            _raise_fault(name, job)
+            raise
+    _raise_fault(name, job)
     storage.delete(state)
+
+
+def _raise_fault(name: str, job: Job) -> None:
+    verdict = storage.read_json(job.fault)
+    if verdict is not None:
+        raise UserError(f"{name}: {verdict}")
 
 
 def _trainer(job: Job, state: str, counter: Any) -> Any:
@@ -47,6 +63,6 @@ def _trainer(job: Job, state: str, counter: Any) -> Any:
             name="checkpoints",
             storage_path=state,
             failure_config=FailureConfig(max_failures=job.training.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.training.checkpoints_kept),
         ),
     )

@@ -7,7 +7,7 @@ they are taught: ``bridge`` sees the whole corpus explained, ``direct`` the boug
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 from bridge_ray import storage
 from bridge_ray.amplify import verified
 from bridge_ray.answers import prompts
-from bridge_ray.config import Phase, PruneLayers, Student, StudentTrain, Training
+from bridge_ray.config import FromConfig, Phase, PruneLayers, Student, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
+from bridge_ray.training.curriculum import resolved, updates_per_epoch
 from bridge_ray.training.teach_model import identity, teach_model
 
 PRUNING_QUESTIONS = 2  # 2, 4 and 6 choose the same layers; the time grows with them
@@ -35,21 +36,23 @@ def init_stage(student: Student, ta: str, corpus: Stage) -> Stage:
     """
     source = source_model(student, ta)
     keep = student.init.keep if isinstance(student.init, PruneLayers) else None
-    parts = {"source": models.identity(source), "keep": keep}
-    return Stage("student_init", 1, parts, {"corpus": corpus}, partial(run_init, source=source, keep=keep))
+    changes = student.init.changes if isinstance(student.init, FromConfig) else None
+    parts = {"source": models.identity(source), "keep": keep} | ({} if changes is None else {"fresh": changes})
+    work = partial(run_init, source=source, keep=keep, changes=changes)
+    return Stage("student_init", 1, parts, {"corpus": corpus}, work)
 
 
 def source_model(student: Student, ta: str) -> str:
     """The model reference that the student is made from."""
-    if isinstance(student.init, str):
-        return student.init
-    return ta if student.init.prune_layers_of == "ta" else student.init.prune_layers_of
+    return ta if student.source == "ta" else student.source
 
 
-def run_init(work: Work, source: str, keep: int | None) -> dict[str, Any]:
+def run_init(work: Work, source: str, keep: int | None, changes: Mapping[str, Any] | None) -> dict[str, Any]:
     from bridge_ray.training import export
 
     out, directory = storage.join(work.out, "model"), models.resolve(source)
+    if changes is not None:
+        return export.fresh(directory, changes, out)
     if keep is None:
         return export.copy(directory, out)
     rows = _corpus(work).slice(0, PRUNING_QUESTIONS).to_pylist()
@@ -69,7 +72,7 @@ def bridge_stage(
     """``unverified``: amplify's rationales were not checked (``verify: off``), and are learnt from all the same."""
     inputs = {"corpus": corpus, "select": select, "init": init, "amplify": amplify}
     work = partial(run_bridge, student=student, unverified=unverified, seed=seed)
-    return Stage("train_student", 1, _identity(student, training, seed), inputs, work)
+    return Stage("train_student", 2, _identity(student, training, seed), inputs, work)
 
 
 def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dict[str, Any]:
@@ -80,7 +83,9 @@ def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dic
         "answer": lessons.answers(answered, difficulty),
         "rationale": lessons.rationales(corpus, written if unverified else verified(written), difficulty),
     }
-    return _train(work, "train_student", rows, student.curriculum, corpus.num_rows, student.train, seed)
+    ids = written.filter(pc.equal(written["source"], "teacher"))["id"]
+    rows |= {f"{pool}_bought": lessons.bought(table, ids) for pool, table in rows.items()}
+    return _train(work, rows, student.curriculum, corpus.num_rows, student, seed)
 
 
 def labels(corpus: pa.Table, written: pa.Table) -> pa.ChunkedArray:
@@ -102,39 +107,38 @@ def direct_stage(
     """*train_direct_labels* if ``labelled``, else *train_direct*."""
     name = "train_direct_labels" if labelled else "train_direct"
     inputs = {"corpus": corpus, "select": select, "init": init, "teach": teach}
-    work = partial(run_direct, name=name, labelled=labelled, student=student, seed=seed)
-    return Stage(name, 1, _identity(student, training, seed), inputs, work)
+    work = partial(run_direct, labelled=labelled, student=student, seed=seed)
+    return Stage(name, 2, _identity(student, training, seed), inputs, work)
 
 
-def run_direct(work: Work, name: str, labelled: bool, student: Student, seed: int) -> dict[str, Any]:
+def run_direct(work: Work, labelled: bool, student: Student, seed: int) -> dict[str, Any]:
+    """Here the bought rationales are all there are, so a phase's ``source`` decides nothing about them."""
     corpus, difficulty = _corpus(work), _difficulty(work)
     bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet")))
-    rows = {"rationale": lessons.rationales(corpus, bought, difficulty)}
-    phases: Sequence[Phase] = student.curriculum
+    known = lessons.rationales(corpus, bought, difficulty)
+    rows = {"rationale": known, "rationale_bought": lessons.bought(known, bought["id"])}
     if labelled:
         rows["answer"] = lessons.answers(corpus, difficulty)
-    else:
-        phases = [Phase(target="rationale", epochs=sum(phase.epochs for phase in student.curriculum))]
-    return _train(work, name, rows, phases, corpus.num_rows, student.train, seed)
+        rows["answer_bought"] = lessons.bought(rows["answer"], bought["id"])
+        return _train(work, rows, student.curriculum, corpus.num_rows, student, seed)
+    phases = resolved(student.curriculum, None, updates_per_epoch(corpus.num_rows, work.training.global_batch))
+    alone = [Phase(target="rationale", updates=sum(phase.updates or 0 for phase in phases))]
+    return _train(work, rows, alone, corpus.num_rows, student.model_copy(update={"control": None}), seed)
 
 
 def _train(
-    work: Work,
-    name: str,
-    rows: dict[str, pa.Table],
-    phases: Sequence[Phase],
-    epoch_rows: int,
-    schedule: StudentTrain,
-    seed: int,
+    work: Work, rows: dict[str, pa.Table], phases: Sequence[Phase], epoch_rows: int, student: Student, seed: int
 ) -> dict[str, Any]:
     init = storage.join(work.inputs["init"], "model")
-    return teach_model(work, name, init, None, rows, phases, epoch_rows, schedule, seed)
+    epoch = updates_per_epoch(epoch_rows, work.training.global_batch)
+    return teach_model(work, init, None, rows, resolved(phases, student.control, epoch), student.train, seed)
 
 
 def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:
     return {
         "train": student.train.model_dump(mode="json"),
         "curriculum": [phase.model_dump(mode="json") for phase in student.curriculum],
+        "control": student.control,
         "training": identity(training),
         "seed": seed,
     }

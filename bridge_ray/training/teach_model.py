@@ -12,8 +12,9 @@ from bridge_ray.config import Lora, Phase, Schedule, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Work
 from bridge_ray.training import tokens
-from bridge_ray.training.curriculum import make_plan
+from bridge_ray.training.curriculum import make_plan, pools
 from bridge_ray.training.run import fit
+from bridge_ray.training.trackers import Tracked
 
 
 def identity(training: Training) -> dict[str, Any]:
@@ -23,36 +24,38 @@ def identity(training: Training) -> dict[str, Any]:
 
 def teach_model(
     work: Work,
-    name: str,
     init: str,
     lora: Lora | None,
     lessons: Mapping[str, pa.Table],
     phases: Sequence[Phase],
-    epoch_rows: int,
     schedule: Schedule,
     seed: int,
 ) -> dict[str, Any]:
-    """Train ``init`` on the lessons (target -> rows) through the phases; an epoch is ``epoch_rows`` long.
+    """Train ``init`` on the lessons (pool -> rows) through the phases, whose updates are resolved.
 
     Leaves ``model/`` (and ``adapter/``) under the stage's output.
     """
     from bridge_ray.training.loop import Job
 
     source, out = storage.join(work.out, "lessons.parquet"), storage.join(work.out, "tokens")
-    targets = sorted({phase.target for phase in phases})
-    storage.write_table(source, pa.concat_tables(lessons[target] for target in targets))
+    drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
+    storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
     rows, cut = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
-    folders = {target: storage.join(out, target) for target in rows}
-    plan = make_plan(phases, rows, epoch_rows, work.training.global_batch, seed)
-    fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed), name, work.progress)
+    folders = {pool: storage.join(out, pool) for pool in rows}
+    plan = make_plan(phases, rows, work.training.global_batch, seed)
+    config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
+    tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)
+    fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked), work.stage, work.progress)
     storage.delete(out)
     losses = storage.read_json(storage.join(work.out, "losses.json"))
+    seconds = sum(line["seconds"] for line in losses)
+    mfu = [line["mfu"] for line in losses if "mfu" in line]
     return {
         "rows": rows,
         "cut": cut,
         "updates": plan.updates,
         "tokens": int(sum(line["tokens"] for line in losses)),
-        "tokens_per_second": round(sum(line["tokens"] for line in losses) / sum(line["seconds"] for line in losses)),
+        "tokens_per_second": round(sum(line["tokens"] for line in losses) / seconds),
         "first_loss": round(losses[0]["loss"], 4),
         "last_loss": round(losses[-1]["loss"], 4),
-    }
+    } | ({"mfu": round(sum(mfu) / len(mfu), 4)} if mfu else {})

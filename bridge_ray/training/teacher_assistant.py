@@ -11,6 +11,7 @@ from bridge_ray.config import TA, Phase, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
+from bridge_ray.training.curriculum import resolved, updates_per_epoch
 from bridge_ray.training.teach_model import identity, teach_model
 
 
@@ -23,7 +24,7 @@ def stage(ta: TA, training: Training, seed: int, corpus: Stage, select: Stage, t
         "seed": seed,
     }
     inputs = {"corpus": corpus, "select": select, "teach": teach}
-    return Stage("train_ta", 1, parts, inputs, partial(run, ta=ta, seed=seed))
+    return Stage("train_ta", 2, parts, inputs, partial(run, ta=ta, seed=seed))
 
 
 def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
@@ -33,5 +34,6 @@ def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
     if bought.num_rows == 0:
         raise RuntimeError("train_ta: the teacher gave no rationale that could be verified; see teach's rationales")
     rows = {"rationale": lessons.rationales(corpus, bought, difficulty)}
-    phases = [Phase(target="rationale", epochs=ta.train.epochs)]
-    return teach_model(work, "train_ta", ta.model, ta.lora, rows, phases, bought.num_rows, ta.train, seed)
+    epoch = updates_per_epoch(bought.num_rows, work.training.global_batch)
+    phases = resolved([Phase(target="rationale", epochs=ta.train.epochs)], None, epoch)
+    return teach_model(work, ta.model, ta.lora, rows, phases, ta.train, seed)

@@ -20,7 +20,7 @@ INSTRUCTIONS = {"answer": prompts.ANSWER, "rationale": prompts.REASON}
 
 
 class Tokenise:
-    """Ray Data's batch function: lessons -> one Arrow file per block and target; returns what it wrote."""
+    """Ray Data's batch function: lessons -> one Arrow file per block and pool; returns what it wrote."""
 
     def __init__(self, model: str, seq_len: int, out: str):
         from transformers import AutoTokenizer
@@ -34,15 +34,16 @@ class Tokenise:
         import pyarrow.compute as pc
 
         written = []
-        for target in lessons["target"].unique().to_pylist():
-            rows = [self._row(lesson) for lesson in lessons.filter(pc.equal(lessons["target"], target)).to_pylist()]
-            place = storage.join(self._out, target, f"{rows[0]['id']:012d}.arrow")
+        for pool in lessons["pool"].unique().to_pylist():
+            rows = [self._row(lesson) for lesson in lessons.filter(pc.equal(lessons["pool"], pool)).to_pylist()]
+            place = storage.join(self._out, pool, f"{rows[0]['id']:012d}.arrow")
             _write_arrow(place, pa.Table.from_pylist(rows, schema=_schema()))
-            written.append({"target": target, "rows": len(rows), "cut": sum(row["cut"] for row in rows)})
+            written.append({"pool": pool, "rows": len(rows), "cut": sum(row["cut"] for row in rows)})
         return pa.Table.from_pylist(written)
 
     def _row(self, lesson: dict[str, Any]) -> dict[str, Any]:
-        prompt = prompts.prompt_ids(self._tokenizer, prompts.chat(INSTRUCTIONS[lesson["target"]], lesson))
+        instruction = INSTRUCTIONS[lesson["pool"].removesuffix("_bought")]
+        prompt = prompts.prompt_ids(self._tokenizer, prompts.chat(instruction, lesson))
         special = list(self._tokenizer.added_tokens_encoder)
         text = prompts.neutralise(prompts.completion(lesson["rationale"], lesson["label"]), special)
         reply = self._tokenizer(text, add_special_tokens=False)["input_ids"] + [self._tokenizer.eos_token_id]
@@ -59,26 +60,14 @@ class Tokenise:
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Token rows of one target, in order of example id; columns are views of the memory-mapped files."""
+    """Token rows of one pool, in order of example id; columns are views of the memory-mapped files."""
 
     table: pa.Table
 
     @cached_property
-    def lengths(self) -> np.ndarray:
-        """Tokens per row, prompt and completion: (rows,) int64."""
-        import pyarrow.compute as pc
-
-        return pc.list_value_length(self.table["input_ids"]).to_numpy().astype("int64")
-
-    @cached_property
-    def completions(self) -> np.ndarray:
-        """Completion tokens per row: (rows,) int64."""
-        return self.lengths - self.table["prompt"].to_numpy()
-
-    @cached_property
-    def easiest_first(self) -> np.ndarray:
-        """Row indices by rising difficulty, ties by id: (rows,) int64."""
-        return np.argsort(self.table["difficulty"].to_numpy(), kind="stable")
+    def difficulty(self) -> np.ndarray:
+        """(rows,) float64."""
+        return self.table["difficulty"].to_numpy()
 
     def row(self, index: int) -> tuple[np.ndarray, int]:
         """Token ids (length,) int32 of a row, and the length of its prompt."""
@@ -86,9 +75,9 @@ class TokenRows:
 
 
 def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str, int], int]:
-    """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``, a folder per target.
+    """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``, a folder per pool.
 
-    Returns the rows of each target, and how many rows were cut off at ``seq_len``.
+    Returns the rows of each pool, and how many rows were cut off at ``seq_len``.
     """
     import ray
 
@@ -104,7 +93,7 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
     ).to_pandas()
     assert written["rows"].sum() == total, f"{out}: {written['rows'].sum()} of {total} lessons tokenised"
-    rows = {str(target): int(count) for target, count in written.groupby("target")["rows"].sum().items()}
+    rows = {str(pool): int(count) for pool, count in written.groupby("pool")["rows"].sum().items()}
     return rows, int(written["cut"].sum())
 
 

@@ -1,0 +1,158 @@
+"""Where a training's numbers go while it runs: TensorBoard files by default, MLflow and Weights & Biases on request.
+
+Addresses and keys of those are theirs to read, from their own environment variables; none passes through here.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bridge_ray import storage
+from bridge_ray.errors import UserError
+
+PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
+PROJECT = "bridge_ray"
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A training as trackers know it."""
+
+    trackers: tuple[str, ...]
+    run: str
+    stage: str
+    fingerprint: str
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}/{self.stage}"
+
+
+class Writer(Protocol):
+    """One tracker's way to keep the numbers of an update."""
+
+    def __init__(self, tracked: Tracked, out: str, done: int): ...
+
+    def log(self, update: int, values: Mapping[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check(trackers: Sequence[str]) -> None:
+    """Raise UserError for a tracker whose package is not installed."""
+    for name in trackers:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise UserError(f"training.trackers: {name} is not there; pip install {PACKAGES[name]}, or leave it out")
+
+
+class Tracker:
+    """Hands every update's line of the loss history to the writers; ``done`` updates were there before."""
+
+    def __init__(self, tracked: Tracked, out: str, done: int):
+        self._writers = [WRITERS[name](tracked, out, done) for name in tracked.trackers]
+
+    def log(self, line: Mapping[str, float]) -> None:
+        values = {f"train/{name}": value for name, value in line.items() if name not in ("update", "seconds", "tokens")}
+        values["train/tokens_per_second"] = line["tokens"] / max(line["seconds"], 1e-9)
+        for writer in self._writers:
+            writer.log(int(line["update"]), values)
+
+    def flush(self) -> None:
+        """What was logged is there for others to see."""
+        for writer in self._writers:
+            writer.flush()
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+class TensorBoard:
+    """Event files in ``tensorboard/`` beside the model; in an object store as of the last checkpoint."""
+
+    def __init__(self, tracked: Tracked, out: str, done: int):
+        from tensorboardX import SummaryWriter
+
+        self._target = storage.join(out, "tensorboard")
+        self._folder = tempfile.TemporaryDirectory() if "://" in out else None
+        folder = self._folder.name if self._folder else self._target
+        self._events = SummaryWriter(folder, purge_step=done + 1 if done else None)
+
+    def log(self, update: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._events.add_scalar(name, value, update)
+
+    def flush(self) -> None:
+        self._events.flush()
+        if self._folder:
+            storage.upload(Path(self._folder.name), self._target)
+
+    def close(self) -> None:
+        self.flush()
+        self._events.close()
+        if self._folder:
+            self._folder.cleanup()
+
+
+class MLflow:
+    """A run of the experiment ``bridge_ray``; a training that goes on after an interruption goes on in the same."""
+
+    def __init__(self, tracked: Tracked, out: str, done: int):
+        import mlflow
+
+        self._mlflow, place = mlflow, storage.join(out, "mlflow.json")
+        mlflow.set_experiment(PROJECT)
+        known = storage.read_json(place)
+        if known is not None:
+            mlflow.start_run(run_id=known["run_id"])
+            return
+        run = mlflow.start_run(run_name=tracked.name, tags={"fingerprint": tracked.fingerprint})
+        mlflow.log_params(dict(tracked.config))
+        storage.write_json(place, {"run_id": run.info.run_id})
+
+    def log(self, update: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=update)
+
+    def flush(self) -> None:
+        pass  # it writes as it goes
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+class WandB:
+    """A run of the project ``bridge_ray``, named by the stage's fingerprint, so that it goes on where it was."""
+
+    def __init__(self, tracked: Tracked, out: str, done: int):
+        import wandb
+
+        self._run = wandb.init(
+            project=PROJECT,
+            name=tracked.name,
+            id=f"{tracked.stage}-{tracked.fingerprint}",
+            resume="allow",
+            config=dict(tracked.config),
+        )
+
+    def log(self, update: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=update)
+
+    def flush(self) -> None:
+        pass  # it writes as it goes
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
