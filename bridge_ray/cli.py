@@ -200,6 +200,22 @@ def status(
     show(storage, name, Console())
 
 
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(help="A run's name.")],
+    to: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],
+    storage: Annotated[str, typer.Option(help="The run's storage.")] = "storage",
+    system: Annotated[str, typer.Option(help="bridge, the student; or direct, direct_labels, ta.")] = "bridge",
+) -> None:
+    """Copy a trained model, for transformers and vLLM, with its model card."""
+    from pathlib import Path
+
+    from bridge_ray.export import export
+
+    export(storage, name, system, Path(to))
+    print(f"{system} of {name}: {to}")
+
+
 @app.command(hidden=True)
 def version() -> None:
     print(__version__)

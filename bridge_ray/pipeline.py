@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, PruneLayers, dump
+from bridge_ray.config import Config, FromConfig, PruneLayers, dump
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -119,6 +119,8 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     if isinstance(config.student.init, PruneLayers):
         models.check_layers(source, config.student.init.keep, "student.init.keep")
     trackers.check(config.training.trackers)
+    if isinstance(config.student.init, FromConfig):
+        models.check_changes(source, config.student.init.changes, "student.init.changes")
     if config.embed.model != "ta":
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)

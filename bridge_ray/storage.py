@@ -177,6 +177,15 @@ def upload(folder: Path, location: str) -> None:
     copy_files(str(folder), path, source_filesystem=LocalFileSystem(), destination_filesystem=fs)
 
 
+def download(location: str, folder: Path) -> None:
+    """Copy a location's files to a local folder."""
+    from pyarrow.fs import LocalFileSystem, copy_files
+
+    fs, path = filesystem(location)
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_files(path, str(folder.resolve()), source_filesystem=fs, destination_filesystem=LocalFileSystem())
+
+
 def localise(location: str) -> str:
     """A local folder with a location's files: the location itself, or a copy of the object store's.
 

@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -55,6 +56,14 @@ def check_layers(reference: str, keep: int, field: str) -> None:
     layers = json.loads(config.read_text()).get("num_hidden_layers") if config.is_file() else LAYERS.get(reference)
     if layers is not None and keep > layers:
         raise UserError(f"{field}: {keep} layers cannot be kept of the {layers} that {reference} has; lower it")
+
+
+def check_changes(reference: str, changes: Iterable[str], field: str) -> None:
+    """Raise UserError for a change that names no field of a model directory's config.json."""
+    config = Path(reference) / "config.json"
+    unknown = sorted(set(changes) - json.loads(config.read_text()).keys()) if config.is_file() else []
+    if unknown:
+        raise UserError(f"{field}: {config} has no field {unknown[0]!r}")
 
 
 def identity(reference: str) -> str:

@@ -27,7 +27,7 @@ from bridge_ray.training.feed import Feed
 from bridge_ray.training.loss import CompletionLoss
 from bridge_ray.training.trackers import Tracked, Tracker
 
-PREEMPTION_SECONDS = 5.0  # between two looks at whether a node is about to be taken away
+PREEMPTION_SECONDS = 5.0  # between two questions whether a node is about to be taken away
 
 Losses = list[dict[str, float]]  # per update: update, phase, loss (nats per completion token), lr, tokens, seconds
 
@@ -115,6 +115,7 @@ def start_engine(model: torch.nn.Module, schedule: Schedule, training: Training,
         "bf16": {"enabled": training.precision == "bf16"},
         "zero_optimization": {"stage": training.zero_stage},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # theirs is compiled where it runs
         "steps_per_print": 10**9,
     }
     engine, *_ = deepspeed.initialize(
@@ -140,15 +141,16 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker, counter: Any) -> bool:
     """All updates that are left; False where they could not go on, and why is in ``job.fault``."""
     flops, fastest = speed.operations_per_token(engine.module.model), speed.peak(engine.device)
-    looked, warned = time.monotonic(), False
+    preemption, ended = Preemption(), time.monotonic()
     for step in range(len(losses), job.plan.updates):
-        due = time.monotonic() - looked >= PREEMPTION_SECONDS
         try:
-            line, look = _update(engine, feed, job, step, due)
+            line, look = _update(engine, feed, job, step, preemption.due)
         except (RuntimeError, MemoryError) as error:
             if faults.out_of_memory(error):
                 storage.write_json(job.fault, faults.memory_verdict(step + 1, job.training))
             raise
+        # From update to update: what lies between them, checkpoints too, is part of what an update takes.
+        line["seconds"], ended = round(time.monotonic() - ended, 4), time.monotonic()
         if fastest is not None:
             line["mfu"] = flops * line["tokens"] / line["seconds"] / feed.world / fastest
         losses.append(line)
@@ -160,18 +162,35 @@ def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker
             if feed.rank == 0:
                 storage.write_json(job.fault, verdict)
             return False
-        leaving = look and ray.train.get_preemption_info() is not None and not warned
-        looked, warned = (time.monotonic() if look else looked), warned or leaving
-        if (leaving or (step + 1) % job.training.checkpoint_every == 0) and step + 1 < job.plan.updates:
+        wanted = preemption.announced(look) or (step + 1) % job.training.checkpoint_every == 0
+        if wanted and step + 1 < job.plan.updates:
             _checkpoint(engine, losses)
             tracker.flush()
     return True
 
 
+class Preemption:
+    """Whether a node of ours is about to be taken away: asked every few seconds, and told once."""
+
+    def __init__(self) -> None:
+        self._asked, self._told = time.monotonic(), False
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._asked >= PREEMPTION_SECONDS
+
+    def announced(self, ask: bool) -> bool:
+        """To be asked by all ranks at once: Ray Train waits for each of them."""
+        if not ask:
+            return False
+        self._asked, known = time.monotonic(), self._told
+        self._told = ray.train.get_preemption_info() is not None
+        return self._told and not known
+
+
 def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[dict[str, float], bool]:
     """One optimiser step over a global batch: its line of the loss history, and whether rank 0 finds it ``due`` to look
     for a preemption, on which all ranks have to agree."""
-    started = time.monotonic()
     lr = learning_rate(job.plan, step, job.schedule.lr, job.schedule.warmup)
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -195,7 +214,6 @@ def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[di
         "loss": loss / completions,
         "lr": lr,
         "tokens": seen,
-        "seconds": round(time.monotonic() - started, 4),
     }, look > 0
 
 

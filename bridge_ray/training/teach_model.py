@@ -33,16 +33,16 @@ def teach_model(
 ) -> dict[str, Any]:
     """Train ``init`` on the lessons (pool -> rows) through the phases, whose updates are resolved.
 
-    Leaves ``model/`` (and ``adapter/``) under the stage's output.
+    Leaves ``model/`` (and ``adapter/``) under the stage's output. Raises UserError for a phase without lessons.
     """
     from bridge_ray.training.loop import Job
 
     source, out = storage.join(work.out, "lessons.parquet"), storage.join(work.out, "tokens")
     drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
+    plan = make_plan(phases, {pool: lessons[pool].num_rows for pool in drawn}, work.training.global_batch, seed)
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
     rows, cut = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
     folders = {pool: storage.join(out, pool) for pool in rows}
-    plan = make_plan(phases, rows, work.training.global_batch, seed)
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)
     fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked), work.stage, work.progress)

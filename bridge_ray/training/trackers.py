@@ -17,6 +17,7 @@ from bridge_ray.errors import UserError
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 PROJECT = "bridge_ray"
+FLUSH_SECONDS = 5  # somebody is looking
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class TensorBoard:
         self._target = storage.join(out, "tensorboard")
         self._folder = tempfile.TemporaryDirectory() if "://" in out else None
         folder = self._folder.name if self._folder else self._target
-        self._events = SummaryWriter(folder, purge_step=done + 1 if done else None)
+        self._events = SummaryWriter(folder, purge_step=done + 1 if done else None, flush_secs=FLUSH_SECONDS)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

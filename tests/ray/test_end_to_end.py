@@ -62,12 +62,14 @@ def test_the_metrics_account_for_every_row_and_query(finished: Finished) -> None
     assert [name for name in NAMES if name != "report"] == list(metrics["stages"])
 
 
-def test_the_student_is_a_plain_transformers_directory(finished: Finished) -> None:
+def test_the_student_leaves_as_a_plain_transformers_directory_with_its_card(finished: Finished, tmp_path: Path) -> None:
     from transformers import pipeline
 
-    [model] = (finished[0] / "stages" / "train_student").glob("*/model")
-    assert {path.suffix for path in model.iterdir()} <= {".json", ".safetensors", ".jinja"}
-    [reply] = pipeline("text-generation", model=str(model))("Is it?", max_new_tokens=2)
+    bridge_ray("export", "tiny", str(tmp_path / "student"), "--storage", str(finished[0]))
+    files = {path.name: path for path in (tmp_path / "student").iterdir()}
+    assert {path.suffix for path in files.values()} <= {".json", ".safetensors", ".jinja", ".md"}
+    assert "## Scores" in files["README.md"].read_text() and "## Lineage" in files["README.md"].read_text()
+    [reply] = pipeline("text-generation", model=str(tmp_path / "student"))("Is it?", max_new_tokens=2)
     assert reply["generated_text"].startswith("Is it?")
 
 

@@ -107,6 +107,8 @@ WAYS = {
     **{f"zero {stage}": {"zero_stage": stage} for stage in (1, 2, 3)},
     "padded": {"zero_stage": 1, "packing": False, "micro_batch": 2},
     "all at once": {"zero_stage": 2, "micro_batch": 8},
+    "recomputed": {"zero_stage": 2, "gradient_checkpointing": True},
+    "offloaded": {"zero_stage": 2, "deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}},
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge_ray.config import Phase
+from bridge_ray.errors import UserError
 from bridge_ray.training.curriculum import Plan, batch_at, easiest_first, learning_rate, make_plan, phase_at, resolved
 
 ANSWER = Phase(target="answer", epochs=1)
@@ -100,7 +101,7 @@ def test_reversed_begins_with_the_rationales_and_replays_them() -> None:
 @pytest.mark.parametrize(("source", "said"), [("all", "no rationale rows"), ("bought", "no bought rationale rows")])
 def test_a_phase_without_rows_is_refused(source: str, said: str) -> None:
     phases = [ANSWER, RATIONALE.model_copy(update={"source": source})]
-    with pytest.raises(ValueError, match=f"phase 2 of the curriculum has {said}"):
+    with pytest.raises(UserError, match=f"phase 2 of the curriculum has {said}"):
         plan_of(phases, {"answer": 16, "rationale": 0}, 2)
 
 

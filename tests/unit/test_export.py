@@ -1,10 +1,16 @@
-"""Which layers a pruned student keeps."""
+"""Which layers a pruned student keeps, and what a fresh one has."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge_ray.errors import UserError
+from bridge_ray.inference import models
+from bridge_ray.training import export
 from bridge_ray.training.export import choose_layers
 
 
@@ -26,3 +32,24 @@ def test_a_layer_is_measured_again_when_others_have_gone() -> None:
 
     assert choose_layers(4, 3, loss) in ([0, 1, 3], [0, 2, 3])
     assert 3 not in choose_layers(4, 2, loss)
+
+
+def test_a_student_from_a_config_has_its_shape_and_no_weights_of_it(tiny_model: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoTokenizer
+
+    made = export.fresh(tiny_model, {"num_hidden_layers": 1, "intermediate_size": 96}, str(tmp_path / "model"))
+    config = AutoConfig.from_pretrained(tmp_path / "model")
+    assert (config.num_hidden_layers, config.intermediate_size, config.hidden_size) == (1, 96, 64)
+    before, after = (load_file(f"{folder}/model.safetensors") for folder in (tiny_model, tmp_path / "model"))
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert after[name].shape == before[name].shape and not after[name].equal(before[name])
+    assert made["parameters"] == sum(weight.numel() for weight in after.values())
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+
+
+def test_a_change_that_the_config_does_not_know_is_refused(tiny_model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="student.init.changes: the config of .* has no field 'layers'"):
+        export.fresh(tiny_model, {"layers": 1}, str(tmp_path / "model"))
+    with pytest.raises(UserError, match="student.init.changes: .*config.json has no field 'layers'"):
+        models.check_changes(tiny_model, {"layers": 1}, "student.init.changes")

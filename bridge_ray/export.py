@@ -1,0 +1,34 @@
+"""A model that a run has trained, and its card, in one folder to hand on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bridge_ray import config, storage
+from bridge_ray.errors import UserError
+
+STAGES = {"bridge": "train_student", "direct": "train_direct", "direct_labels": "train_direct_labels", "ta": "train_ta"}
+CARD = "README.md"  # where the hub and people look for a card
+
+
+def export(root: str, name: str, system: str, to: Path) -> None:
+    """Copy a system's model, a plain transformers directory, to a new folder; the student's comes with its card.
+
+    Raises UserError for a run, a system or a folder that will not do; then nothing is written.
+    """
+    if system not in STAGES:
+        raise UserError(f"--system {system}: no such model; a run trains {', '.join(STAGES)}")
+    if not config.RUN_NAME.fullmatch(name):
+        raise UserError(f"run name {name!r} is not one; see the folders in {root}/runs")
+    home = storage.join(storage.locate(root), "runs", name)
+    manifest = storage.read_json(storage.join(home, "manifest.json"))
+    if manifest is None:
+        raise UserError(f"{home}: no such run; start it with: bridge-ray run RECIPE --name {name}")
+    if STAGES[system] not in manifest["stages"]:
+        raise UserError(f"run {name} has no {system} (yet): its stage {STAGES[system]} is not done")
+    if to.exists() and any(to.iterdir()):
+        raise UserError(f"{to} is not empty; name a new folder")
+    storage.download(storage.join(manifest["stages"][STAGES[system]]["location"], "model"), to)
+    card = storage.read_bytes(storage.join(home, "model_card.md"))
+    if system == "bridge" and card is not None:
+        (to / CARD).write_bytes(card)
