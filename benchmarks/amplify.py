@@ -6,7 +6,8 @@ the moment its engine is loaded, over those of vLLM's AsyncLLM and LLM.generate 
 vs_ray_data_llm: rows/s over those of the processor in ray.data.llm; both from the extra time that extra rows take, as
 the processor does not say when its engine is loaded.
 verified_per_s_vs_fixed_k: verified rationales per second of adaptive stopping over those of drawing all M + 1 replies
-and filtering with the same rule, on open answers and without a hint; bound is (M + 1) / E[attempts].
+and filtering with the same rule, on open answers and without a hint; bound is (M + 1) / E[attempts]. The embedded model
+is right too seldom, untrained, to be timed by that, so the rule says yes to a third of its replies, by their hash.
 engine_share: of the machine's cores, what the engine's process got while its replies were timed; "cores" lists who
 got the others, which a CPU engine has to share with Ray's own processes.
 overhead_ms_per_row, slope, driver_mb_growth: with an engine that answers at once, so that all there is to measure is
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,6 +145,13 @@ def _processes() -> list[tuple[int, str, float]]:
         module = next((Path(word).name for word in words[1:] if word.endswith(".py")), None)
         found.append((process.pid, module if name.startswith("python") and module else name, times.user + times.system))
     return found
+
+
+class ThirdRight(amplify.AmplifyCourse):
+    """A rule that a third of the replies pass, whatever they say."""
+
+    def _right(self, row: Mapping[str, Any], reply: Sample) -> bool:
+        return zlib.crc32(reply.text.encode()) % 3 == 0
 
 
 @dataclass(frozen=True)
@@ -271,8 +280,8 @@ SYSTEMS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "async_llm": async_llm,
     "llm_generate": llm_generate,
     "ray_data_llm": ray_data_llm,
-    "adaptive": lambda corpus: ours(corpus, amplify.AmplifyCourse(ADAPTIVE, MODEL, "")),
-    "fixed_k": lambda corpus: ours(corpus, FixedK(amplify.AmplifyCourse(ADAPTIVE, MODEL, ""))),
+    "adaptive": lambda corpus: ours(corpus, ThirdRight(ADAPTIVE, MODEL, "")),
+    "fixed_k": lambda corpus: ours(corpus, FixedK(ThirdRight(ADAPTIVE, MODEL, ""))),
 }
 
 
