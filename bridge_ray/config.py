@@ -28,6 +28,8 @@ OURS_IN_DEEPSPEED = {  # their config's key -> our field
     "gradient_accumulation_steps": "training.global_batch and training.micro_batch",
     "gradient_clipping": "the clip of ta.train and student.train",
     "optimizer": "the lr and weight_decay of ta.train and student.train",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
     "scheduler": "the lr and warmup of ta.train and student.train",
 }
 LABEL_SELECTOR = re.compile(rf"!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))")
@@ -267,8 +269,13 @@ class Student(Model):
 
 
 class Evaluate(Model):
+    """``split``: dev is for choosing, test for reporting. Several ``samples``: their majority counts."""
+
     systems: tuple[System, ...] = ("student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
+    split: Literal["dev", "test"] = "test"
     max_tokens: Positive = 256
+    samples: Positive = 1
+    temperature: Annotated[float, Field(gt=0)] = 0.7
     resamples: Positive = 2000  # of the bootstrap
 
 
@@ -323,6 +330,8 @@ class Training(Model):
         for key, field in OURS_IN_DEEPSPEED.items():
             if key in deepspeed:
                 raise ValueError(f"{key} is set by {field}; leave it out here")
+        if "stage" in (deepspeed.get("zero_optimization") or {}):
+            raise ValueError("zero_optimization.stage is set by training.zero_stage; leave it out here")
         return deepspeed
 
     @model_validator(mode="after")

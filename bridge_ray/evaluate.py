@@ -1,4 +1,7 @@
-"""Stage *evaluate*: every system answers the test split greedily, under the same prompt; accuracies with intervals.
+"""Stage *evaluate*: every system answers the test split under the same prompt; accuracies with intervals.
+
+Greedily, or with ``samples`` above 1 by the majority of that many sampled answers. Whoever chooses between systems asks
+for the dev split.
 
 The systems: the student before training, direct, direct_labels and bridge; the TA before and after; and the
 teacher, which is only asked when the config names it, because it costs.
@@ -17,13 +20,14 @@ import pyarrow as pa
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract
-from bridge_ray.answers.verify import matches
+from bridge_ray.answers.verify import majority, matches
 from bridge_ray.config import Evaluate
 from bridge_ray.inference.engine import Ask
 from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.models import identity as model_identity
 from bridge_ray.inference.resumable import resumable_map
 from bridge_ray.stage import Stage, Work
+from bridge_ray.statistics import gap, paired, summary
 from bridge_ray.teacher.teach import Terms, purchase, tally
 
 # system -> the stage that leaves its model/
@@ -47,26 +51,28 @@ def stage(settings: Evaluate, terms: Terms, ta: str, seed: int, corpus: Stage, t
     if "teacher" in settings.systems:
         teacher = terms.teacher
         parts["teacher"] = [terms.provider, teacher.model, teacher.max_tokens, teacher.temperature]
-    ask_teacher = partial(_ask_teacher, terms=terms)
-    return Stage("evaluate", 1, parts, inputs, partial(run, settings, ta, seed, ask_teacher))
+    ask_teacher = partial(_ask_teacher, terms=terms, split=settings.split)
+    return Stage("evaluate", 2, parts, inputs, partial(run, settings, ta, seed, ask_teacher))
 
 
 def run(
     settings: Evaluate, ta: str, seed: int, ask_teacher: Callable[[Work], tuple[pa.Table, int]], work: Work
 ) -> dict[str, Any]:
-    test = storage.read_table(storage.join(work.inputs["corpus"], "test"))
+    test = storage.read_table(storage.join(work.inputs["corpus"], settings.split))
     local = [system for system in settings.systems if system != "teacher"]
-    predictions = _predict(work, test, local, ta, settings.max_tokens, seed) if local else {}
+    course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature)
+    predictions = _predict(work, test, local, ta, course, seed) if local else {}
     eval_queries = 0
     if "teacher" in settings.systems:
         predictions["teacher"], eval_queries = ask_teacher(work)
     storage.write_table(storage.join(work.out, "predictions.parquet"), pa.concat_tables(predictions.values()))
     correct = {system: _correct(rows) for system, rows in predictions.items()}
-    domains = test["domain"].to_pylist()
+    groups = {kind: test[kind].to_pylist() for kind in ("domain", "answer_type")}
     return {
+        "split": settings.split,
         "eval_queries": eval_queries,
         "systems": {
-            system: summary(hits, domains, settings.resamples, seed) | {"unparsable": _unparsable(predictions[system])}
+            system: summary(hits, groups, settings.resamples, seed) | {"unparsable": _unparsable(predictions[system])}
             for system, hits in correct.items()
         },
         "comparisons": {
@@ -74,11 +80,14 @@ def run(
             for one, other in COMPARISONS
             if one in correct and other in correct
         },
+        "gap": gap(correct["bridge"], correct["direct"], correct.get("teacher"), settings.resamples, seed)
+        if {"bridge", "direct"} <= correct.keys()
+        else None,
     }
 
 
 def _predict(
-    work: Work, test: pa.Table, systems: Sequence[str], ta: str, max_tokens: int, seed: int
+    work: Work, test: pa.Table, systems: Sequence[str], ta: str, course: AnswerCourse, seed: int
 ) -> dict[str, pa.Table]:
     """Every system's predictions, one engine after another; a row is one system's answer to one question."""
     served = {
@@ -87,7 +96,7 @@ def _predict(
     }
     source = storage.join(work.out, "questions.parquet")
     storage.write_table(source, _questions(test, systems))
-    pool = courses(work, served, AnswerCourse(max_tokens), records.PREDICTION)
+    pool = courses(work, served, course, records.PREDICTION)
     rows = storage.read_table(resumable_map(work, "evaluate", source, pool)[0])
     place = rows.schema.get_field_index("id")
     return {
@@ -105,16 +114,29 @@ def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True)
 class AnswerCourse:
-    """One greedy reply under the "reason, then answer" instruction."""
+    """Replies under the "reason, then answer" instruction: one greedy, or several sampled ones."""
 
     max_tokens: int
+    samples: int
+    temperature: float
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-        [reply] = await ask(prompts.chat(prompts.REASON, row), max_tokens=self.max_tokens)
-        return {**prediction(row, reply.text, None), "tokens": reply.tokens}
+        warmth = self.temperature if self.samples > 1 else 0.0
+        replies = await ask(
+            prompts.chat(prompts.REASON, row), max_tokens=self.max_tokens, n=self.samples, temperature=warmth
+        )
+        tokens = sum(reply.tokens for reply in replies)
+        return {**prediction(row, chosen(row, [reply.text for reply in replies]), None), "tokens": tokens}
 
     def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
         return prediction(row, None, reason)
+
+
+def chosen(row: Mapping[str, Any], texts: Sequence[str]) -> str:
+    """The first reply that gives the answer of most of them; without a majority the first reply there is."""
+    answers = [extract(text, row["answer_type"], row["options"]) for text in texts]
+    agreed = majority(answers)
+    return texts[0] if agreed is None else texts[answers.index(agreed)]
 
 
 def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> dict[str, Any]:
@@ -124,9 +146,9 @@ def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> d
     return {"system": row["system"], "text": text, "answer": answer, "correct": correct, "error": error}
 
 
-def _ask_teacher(work: Work, terms: Terms) -> tuple[pa.Table, int]:
-    """The teacher's answers to the test questions, without a hint, and the queries that they took."""
-    rows = storage.read_table(storage.join(work.inputs["corpus"], "test")).to_pylist()
+def _ask_teacher(work: Work, terms: Terms, split: str) -> tuple[pa.Table, int]:
+    """The teacher's answers to the split's questions, without a hint, and the queries that they took."""
+    rows = storage.read_table(storage.join(work.inputs["corpus"], split)).to_pylist()
     unguided = replace(terms, teacher=terms.teacher.model_copy(update={"guided": False}))
     limit = len(rows)
     with work.progress.task("evaluate teacher", limit, "queries") as task:
@@ -144,34 +166,6 @@ def _ask_teacher(work: Work, terms: Terms) -> tuple[pa.Table, int]:
         for row in rows
     ]
     return pa.Table.from_pylist(predictions, schema=records.PREDICTION), tally(purchases, limit)["queries"]
-
-
-def summary(correct: np.ndarray, domains: Sequence[str], resamples: int, seed: int) -> dict[str, Any]:
-    """Accuracy with a 95 % bootstrap interval over items. ``correct``: (n,) of 0 and 1, in order of id."""
-    names = np.array(domains)
-    return {
-        "accuracy": round(float(correct.mean()), 4),
-        "interval": bootstrap(correct, resamples, seed),
-        "n": len(correct),
-        "by_domain": {
-            str(name): {"accuracy": round(float(correct[names == name].mean()), 4), "n": int((names == name).sum())}
-            for name in np.unique(names)
-        },
-    }
-
-
-def paired(one: np.ndarray, other: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-    """Difference of two systems' accuracies on the same items, with its 95 % interval; both (n,) of 0 and 1."""
-    difference = one - other
-    return {"difference": round(float(difference.mean()), 4), "interval": bootstrap(difference, resamples, seed)}
-
-
-def bootstrap(values: np.ndarray, resamples: int, seed: int) -> list[float]:
-    """95 % percentile interval of the mean of ``values`` (n,), resampling items."""
-    generator = np.random.default_rng(seed)
-    means = [generator.choice(values, len(values)).mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return [round(float(low), 4), round(float(high), 4)]
 
 
 def _correct(rows: pa.Table) -> np.ndarray:

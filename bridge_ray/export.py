@@ -26,7 +26,7 @@ def export(root: str, name: str, system: str, to: Path) -> None:
         raise UserError(f"{home}: no such run; start it with: bridge-ray run RECIPE --name {name}")
     if STAGES[system] not in manifest["stages"]:
         raise UserError(f"run {name} has no {system} (yet): its stage {STAGES[system]} is not done")
-    if to.exists() and any(to.iterdir()):
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise UserError(f"{to} is not empty; name a new folder")
     storage.download(storage.join(manifest["stages"][STAGES[system]]["location"], "model"), to)
     card = storage.read_bytes(storage.join(home, "model_card.md"))

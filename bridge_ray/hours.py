@@ -101,7 +101,7 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
     """What a stage's time is taken to grow with, by unit."""
     identity = record.identity
     corpus = record if record.name == "corpus" else records[record.inputs["corpus"]]
-    rows, test = corpus.metrics["train"], corpus.metrics["test"]
+    rows = corpus.metrics["train"]
     work: dict[str, float]
     match record.name:
         case "score":
@@ -123,7 +123,9 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
             work = {"rows": rows, "epochs": sum(epochs)}
         case "evaluate":
             settings = identity["evaluate"]
-            work = {"rows": test, "systems": len(settings["systems"]), "tokens": settings["max_tokens"]}
+            asked = corpus.metrics[settings.get("split", "test")]
+            work = {"rows": asked, "systems": len(settings["systems"]), "samples": settings.get("samples", 1)}
+            work["tokens"] = settings["max_tokens"]
         case _:
             work = {"rows": rows}
     return work

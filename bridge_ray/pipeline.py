@@ -144,7 +144,9 @@ def _reaches(until: str | None, name: str) -> bool:
 
 
 def _check_answers(config: Config, table: pa.Table) -> None:
-    """Rows that a stage compares with gold must have an answer."""
+    """Rows that a stage compares with gold must be there, and have an answer."""
+    if config.evaluate.split == "dev" and not pc.any(pc.equal(table["split"], "dev")).as_py():
+        raise UserError("evaluate.split dev: there are no dev rows; set corpus.dev")
     missing = table.filter(pc.is_null(table["answer"]))
     if config.amplify.verify != "gold":
         missing = missing.filter(pc.not_equal(missing["split"], "train"))

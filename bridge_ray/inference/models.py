@@ -59,11 +59,15 @@ def check_layers(reference: str, keep: int, field: str) -> None:
 
 
 def check_changes(reference: str, changes: Iterable[str], field: str) -> None:
-    """Raise UserError for a change that names no field of a model directory's config.json."""
-    config = Path(reference) / "config.json"
-    unknown = sorted(set(changes) - json.loads(config.read_text()).keys()) if config.is_file() else []
-    if unknown:
-        raise UserError(f"{field}: {config} has no field {unknown[0]!r}")
+    """Raise UserError for a change that names no field of a model's config, where that is at hand: not on the hub."""
+    if reference not in EMBEDDED and not Path(reference).is_dir():
+        return
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve(reference))
+    for name in changes:
+        if not hasattr(config, name):
+            raise UserError(f"{field}: the config of {reference} has no field {name!r}")
 
 
 def identity(reference: str) -> str:

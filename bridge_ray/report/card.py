@@ -36,8 +36,10 @@ in by you: it follows from the licences of the corpus, of the base models, and f
 
 def _header(config: Config) -> str:
     fields = {"license": "unknown", "pipeline_tag": "text-generation", "tags": ["distillation", "bridge_ray"]}
-    if not config.ta.model.startswith(("embedded:", "/", ".", "~")) and "://" not in config.ta.model:
-        fields["base_model"] = config.ta.model.partition("@")[0]
+    base = source_model(config.student, config.ta.model)
+    hub = not base.startswith(("embedded:", "/", ".", "~")) and "://" not in base
+    if hub and not isinstance(config.student.init, FromConfig):
+        fields["base_model"] = base.partition("@")[0]
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 

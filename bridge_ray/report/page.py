@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
@@ -52,6 +52,9 @@ def render(data: ReportData) -> str:
             system_bars=charts.bars(
                 [(name, scores["accuracy"], _interval(scores)) for name, scores in systems.items()]
             ),
+            split=summary.split(metrics),
+            comparisons=_tested(metrics),
+            gap=metrics.get("gap"),
             domains=_domains(systems),
             map=charts.scatter(data.points),
             levels=charts.LEVELS,
@@ -94,6 +97,7 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "percent": summary.percent,
+        "points": partial(summary.points, sign=True),
         "interval": summary.interval,
         "count": summary.count,
         "money": summary.money,
@@ -105,6 +109,12 @@ def _environment() -> Environment:
 def _interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:
     bounds = scores.get("interval")
     return (bounds[0], bounds[1]) if bounds else None
+
+
+def _tested(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The comparisons of two systems that come with a test."""
+    found = metrics.get("comparisons") or {}
+    return {name: one for name, one in found.items() if summary.lookup(one, "mcnemar", "p") is not None}
 
 
 def _domains(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Mapping[str, Any]]]:

@@ -35,7 +35,8 @@ def sentences(metrics: Mapping[str, Any]) -> list[str]:
 
 def table(metrics: Mapping[str, Any]) -> Table:
     """The systems for the terminal."""
-    drawn = Table(title=f"Test accuracy of {lookup(metrics, 'run') or 'the run'}", title_justify="left")
+    title = f"{split(metrics).capitalize()} accuracy of {lookup(metrics, 'run') or 'the run'}"
+    drawn = Table(title=title, title_justify="left")
     drawn.add_column("system", no_wrap=True)
     drawn.add_column("accuracy", justify="right", no_wrap=True)
     drawn.add_column("95 % interval", justify="right", no_wrap=True)
@@ -62,13 +63,19 @@ def verdict(metrics: Mapping[str, Any], rival: str) -> str:
     if difference is None or not bounds:
         return ""
     low, high = bounds
+    p = lookup(metrics, "comparisons", f"bridge-{rival}", "mcnemar", "p")
     measured = f"{points(abs(difference))} points"
     if low > 0:
-        return f"bridge is better than {rival} by {measured} (95 % interval {points(low)} to {points(high)})."
+        return f"bridge is better than {rival} by {measured} (95 % interval {points(low)} to {points(high)}{_p(p)})."
     if high < 0:
-        return f"bridge is worse than {rival} by {measured} (95 % interval {points(-high)} to {points(-low)})."
+        return f"bridge is worse than {rival} by {measured} (95 % interval {points(-high)} to {points(-low)}{_p(p)})."
     signed = f"{points(low, sign=True)} to {points(high, sign=True)}"
     return f"Between bridge and {rival} ({points(difference, sign=True)} points, 95 % interval {signed}) {UNDECIDED}."
+
+
+def split(metrics: Mapping[str, Any]) -> str:
+    """Whose questions were asked: test, or dev."""
+    return lookup(metrics, "split") or "test"
 
 
 def lookup(metrics: Any, *path: str) -> Any:
@@ -116,6 +123,13 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
+def _p(value: float | None) -> str:
+    """McNemar's p, as it stands behind an interval."""
+    if value is None:
+        return ""
+    return "; McNemar p < 0.001" if value < 0.001 else f"; McNemar p = {value:.3f}"
+
+
 def _accuracies(metrics: Mapping[str, Any]) -> str:
     scores = evaluated(metrics)
     if "bridge" not in scores:
@@ -124,7 +138,7 @@ def _accuracies(metrics: Mapping[str, Any]) -> str:
     bridge = percent(scores["bridge"]["accuracy"])
     bounds = scores["bridge"].get("interval")
     parts = [
-        f"On {questions} test questions the bridge student answers {bridge} correctly"
+        f"On {questions} {split(metrics)} questions the bridge student answers {bridge} correctly"
         + (f" (95 % interval {interval(bounds)})" if bounds else "")
     ]
     if "direct" in scores:

@@ -38,8 +38,10 @@ def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> di
         "rows": found.get("amplify", {}).get("rows"),
         "keep": found.get("amplify", {}).get("keep"),
         "amplified": {key: found["amplify"][key] for key in AMPLIFIED} if "amplify" in found else None,
+        "split": evaluated.get("split"),
         "systems": evaluated.get("systems", {}),
         "comparisons": evaluated.get("comparisons", {}),
+        "gap": evaluated.get("gap"),
     }
     storage.write_json(storage.join(home, "metrics.json"), metrics)
     return metrics
@@ -134,8 +136,9 @@ def _samples(finished: Mapping[str, Done]) -> list[SampleRow]:
 
 
 def _tests(finished: Mapping[str, Done]) -> list[TestRow]:
-    """The first test questions with every system's reply."""
-    test = storage.read_table(storage.join(finished["corpus"].location, "test")).slice(0, SHOWN_ROWS).to_pylist()
+    """The first questions of the evaluated split with every system's reply."""
+    split = finished["evaluate"].metrics["split"]
+    test = storage.read_table(storage.join(finished["corpus"].location, split)).slice(0, SHOWN_ROWS).to_pylist()
     predictions = storage.read_table(storage.join(finished["evaluate"].location, "predictions.parquet")).to_pylist()
     replies: dict[int, dict[str, tuple[str, bool]]] = {}
     for row in predictions:

@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from bridge_ray.training.faults import Unpackable
+
 PACKED = "bridge_ray_packed"
 INSIDE = {"full_attention", "sliding_attention"}  # layers whose tokens meet in attention alone
 
@@ -24,11 +26,11 @@ def register() -> None:
 
 
 def check_packable(model: Any) -> None:
-    """Raise ValueError for a model whose tokens meet elsewhere too: rows that stand side by side would mix."""
+    """Raise Unpackable for a model whose tokens meet elsewhere too: rows that stand side by side would mix."""
     others = set(getattr(model.config, "layer_types", None) or ()) - INSIDE
     if others or not model._supports_attention_backend:
         what = ", ".join(sorted(others)) or type(model).__name__
-        raise ValueError(f"rows cannot be packed for {what} layers: set training.packing=false")
+        raise Unpackable(f"rows cannot be packed for {what} layers")
 
 
 def packed_attention(
@@ -49,7 +51,7 @@ def packed_attention(
     """
     for option in ("softcap", "s_aux", "position_bias", "dropout"):
         if others.get(option) not in (None, 0.0):
-            raise ValueError(f"attention with {option} cannot be packed: set training.packing=false")
+            raise Unpackable(f"attention with {option} cannot be packed")
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         return _flash(query, key, value, segments, scaling, sliding_window), None
     queries, keys, values = (part.split(list(segments), dim=2) for part in (query, key, value))

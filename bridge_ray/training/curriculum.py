@@ -78,8 +78,9 @@ def updates_per_epoch(corpus_rows: int, batch: int) -> int:
 def resolved(phases: Sequence[Phase], control: str | None, epoch: int) -> tuple[Phase, ...]:
     """The phases with their updates, ``epoch`` of which are an epoch; or the control of as many updates.
 
-    ``reasoning_only``, ``answers_only`` and ``joint`` are one phase of rationales, of answers, or of both mixed;
-    ``reversed`` has the phases in the opposite order, and replays the same shares at the same places.
+    ``reasoning_only``, ``answers_only`` and ``joint`` have rationales, answers, or both mixed in every phase;
+    ``reversed`` has the phases in the opposite order. What is replayed, and where the learning rate warms up, stays at
+    its place in all of them, so they differ in what is taught alone.
     """
     given = tuple(
         phase.model_copy(update={"updates": phase.updates or max(1, round(phase.epochs * epoch))}) for phase in phases
@@ -87,14 +88,10 @@ def resolved(phases: Sequence[Phase], control: str | None, epoch: int) -> tuple[
     if control is None:
         return given
     if control == "reversed":
-        shares = [phase.replay for phase in given]
-        return tuple(
-            phase.model_copy(update={"replay": share}) for phase, share in zip(reversed(given), shares, strict=True)
-        )
+        placed = zip(reversed(given), given, strict=True)
+        return tuple(one.model_copy(update={"replay": at.replay, "rewarm": at.rewarm}) for one, at in placed)
     target = {"reasoning_only": "rationale", "answers_only": "answer", "joint": "mix"}[control]
-    source = "bought" if all(phase.source == "bought" for phase in given) else "all"
-    updates = sum(phase.updates or 0 for phase in given)
-    return (Phase(target=target, source=source, updates=updates, order=given[-1].order),)  # type: ignore[arg-type]
+    return tuple(phase.model_copy(update={"target": target}) for phase in given)
 
 
 def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed: int) -> Plan:

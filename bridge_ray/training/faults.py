@@ -30,17 +30,23 @@ def verdict(losses: Sequence[Mapping[str, float]]) -> str | None:
     return f"the loss diverges: {min(means):.2f} at its best, {means[0]:.2f} by update {last['update']:g}: {_CALMER}"
 
 
-_CALMER = "lower train.lr, or set training.precision=fp32"
+_CALMER = "lower the lr of its train field, or set training.precision=fp32"
 
 
-def out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+class Unpackable(ValueError):
+    """A model whose rows would mix if they stood side by side."""
 
 
-def memory_verdict(update: int, training: Training) -> str:
-    return (
-        f"out of memory at update {update}: lower training.micro_batch (now {training.micro_batch}) or "
-        f"training.seq_len ({training.seq_len}), set "
-        f"training.gradient_checkpointing=true, or raise training.zero_stage "
-        f"({training.zero_stage}), and run again: it continues from the last checkpoint"
-    )
+def explained(error: BaseException, training: Training) -> str | None:
+    """What to change about an error that no restart would; None for any other."""
+    if isinstance(error, Unpackable):
+        return f"{error}: set training.packing=false"
+    texts = ("out of memory", "can't allocate memory")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts):
+        return (
+            f"out of memory: lower training.micro_batch (now {training.micro_batch}) or set "
+            "training.gradient_checkpointing=true, and run again: it continues from the last checkpoint; or begin "
+            f"anew with a lower training.seq_len ({training.seq_len}) or a higher training.zero_stage "
+            f"({training.zero_stage})"
+        )
+    return None

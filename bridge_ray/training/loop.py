@@ -53,9 +53,19 @@ class Job:
 
 
 def train(job: Job, counter: Any) -> None:
-    """One worker's whole part: build, resume, update, checkpoint, export."""
+    """One worker's whole part. What no restart would change is left in ``job.fault``, and ends the restarted ones."""
     if storage.exists(job.fault):
         return
+    try:
+        _train(job, counter)
+    except Exception as error:
+        if (why := faults.explained(error, job.training)) is not None:
+            storage.write_json(job.fault, why)
+        raise
+
+
+def _train(job: Job, counter: Any) -> None:
+    """Build, resume, update, checkpoint, export."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
@@ -70,8 +80,9 @@ def train(job: Job, counter: Any) -> None:
     tracked = job.tracked if rank == 0 else replace(job.tracked, trackers=())
     with Tracker(tracked, job.out, done) as tracker:
         if not _updates(engine, feed, job, losses, tracker, counter if rank == 0 else None):
+            tracker.failed()
             return
-    weights = _gather(engine, job.training.zero_stage)
+    weights = _gather(engine)
     if rank == 0:
         export.write(model, weights, job.lora, models.resolve(job.init), losses, job.out)
     ray.train.report({"loss": losses[-1]["loss"], "updates": job.plan.updates})
@@ -82,7 +93,7 @@ def _load_rows(job: Job) -> dict[str, tokens.TokenRows]:
 
 
 def load_model(job: Job) -> Any:
-    """The model in fp32, ready to be trained. Raises ValueError where its rows cannot be packed."""
+    """The model in fp32, ready to be trained. Raises Unpackable where its rows cannot be packed."""
     if job.training.packing:
         attention.register()
     kind = attention.PACKED if job.training.packing else "sdpa"
@@ -90,10 +101,19 @@ def load_model(job: Job) -> Any:
     if job.training.packing:
         attention.check_packable(model.get_base_model() if job.lora else model)
     if job.training.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        if job.lora:
-            model.enable_input_require_grads()
+        _recompute(model)
     return model
+
+
+def _recompute(model: Any) -> None:
+    """Keep no activations inside the layers. The model is in eval mode, without dropout, where transformers would keep
+    them: only the layers themselves are told that they are trained."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True
 
 
 def start_engine(model: torch.nn.Module, schedule: Schedule, training: Training, one_micro: bool) -> Any:
@@ -139,16 +159,11 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker, counter: Any) -> bool:
-    """All updates that are left; False where they could not go on, and why is in ``job.fault``."""
+    """All updates that are left; False where the losses forbid to go on, and why is in ``job.fault``."""
     flops, fastest = speed.operations_per_token(engine.module.model), speed.peak(engine.device)
     preemption, ended = Preemption(), time.monotonic()
     for step in range(len(losses), job.plan.updates):
-        try:
-            line, look = _update(engine, feed, job, step, preemption.due)
-        except (RuntimeError, MemoryError) as error:
-            if faults.out_of_memory(error):
-                storage.write_json(job.fault, faults.memory_verdict(step + 1, job.training))
-            raise
+        line, look = _update(engine, feed, job, step, preemption.due)
         # From update to update: what lies between them, checkpoints too, is part of what an update takes.
         line["seconds"], ended = round(time.monotonic() - ended, 4), time.monotonic()
         if fastest is not None:
@@ -195,6 +210,7 @@ def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[di
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     micros, completions = feed.update(step)
+    completions = max(1, completions)  # prompts that fill seq_len leave none
     summed = torch.zeros(3, dtype=torch.float64, device=engine.device)
     for number, micro in enumerate(micros):
         engine.set_gradient_accumulation_boundary(number == len(micros) - 1)
@@ -234,9 +250,13 @@ def _resume(engine: Any) -> tuple[int, Losses]:
     return len(state["losses"]), state["losses"]
 
 
-def _gather(engine: Any, zero_stage: int) -> dict[str, torch.Tensor]:
+def _gather(engine: Any) -> dict[str, torch.Tensor]:
     """All weights by the wrapped model's names; ZeRO-3 collects its shards, which every rank takes part in."""
-    state = engine._zero3_consolidated_16bit_state_dict() if zero_stage == 3 else engine.module.state_dict()
+    state = (
+        engine._zero3_consolidated_16bit_state_dict()
+        if engine.zero_optimization_stage() == 3
+        else engine.module.state_dict()
+    )
     return {name.removeprefix("model."): weight for name, weight in _items(state)}
 
 

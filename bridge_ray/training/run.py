@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def fit(job: Job, name: str, progress: Progress) -> None:
-    """Train to the end, from the newest checkpoint under the stage's output if there is one.
+    """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
     Raises UserError where the loop has found that it cannot go on, and else what it raised once
@@ -25,7 +25,9 @@ def fit(job: Job, name: str, progress: Progress) -> None:
     from ray.train import TrainingFailedError
 
     local_ray.start()
-    state = storage.join(job.out, "state")
+    states = storage.join(job.out, "state")
+    # DeepSpeed's checkpoints fit the number of workers and the ZeRO stage that they were made with.
+    state = storage.join(states, f"zero{job.training.zero_stage}-by-{job.training.workers}")
     storage.remove(job.fault)  # of an earlier attempt: what it was about may have been changed
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         try:
@@ -34,7 +36,7 @@ def fit(job: Job, name: str, progress: Progress) -> None:
             _raise_fault(name, job)
             raise
     _raise_fault(name, job)
-    storage.delete(state)
+    storage.delete(states)
 
 
 def _raise_fault(name: str, job: Job) -> None:

@@ -121,9 +121,8 @@ def run_direct(work: Work, labelled: bool, student: Student, seed: int) -> dict[
         rows["answer"] = lessons.answers(corpus, difficulty)
         rows["answer_bought"] = lessons.bought(rows["answer"], bought["id"])
         return _train(work, rows, student.curriculum, corpus.num_rows, student, seed)
-    phases = resolved(student.curriculum, None, updates_per_epoch(corpus.num_rows, work.training.global_batch))
-    alone = [Phase(target="rationale", updates=sum(phase.updates or 0 for phase in phases))]
-    return _train(work, rows, alone, corpus.num_rows, student.model_copy(update={"control": None}), seed)
+    alone = student.model_copy(update={"control": "reasoning_only"})
+    return _train(work, rows, student.curriculum, corpus.num_rows, alone, seed)
 
 
 def _train(

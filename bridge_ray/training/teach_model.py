@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -41,19 +42,21 @@ def teach_model(
     drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
     plan = make_plan(phases, {pool: lessons[pool].num_rows for pool in drawn}, work.training.global_batch, seed)
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
-    rows, cut = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
-    folders = {pool: storage.join(out, pool) for pool in rows}
+    written = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
+    folders = {pool: storage.join(out, pool) for pool in written.rows}
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)
     fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked), work.stage, work.progress)
     storage.delete(out)
-    losses = storage.read_json(storage.join(work.out, "losses.json"))
+    return asdict(written) | metrics(storage.read_json(storage.join(work.out, "losses.json")))
+
+
+def metrics(losses: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """What a loss history, one line per update, comes to."""
     seconds = sum(line["seconds"] for line in losses)
     mfu = [line["mfu"] for line in losses if "mfu" in line]
     return {
-        "rows": rows,
-        "cut": cut,
-        "updates": plan.updates,
+        "updates": len(losses),
         "tokens": int(sum(line["tokens"] for line in losses)),
         "tokens_per_second": round(sum(line["tokens"] for line in losses) / seconds),
         "first_loss": round(losses[0]["loss"], 4),

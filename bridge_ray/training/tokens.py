@@ -11,6 +11,7 @@ import numpy as np
 
 from bridge_ray import storage
 from bridge_ray.answers import prompts
+from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class Tokenise:
             rows = [self._row(lesson) for lesson in lessons.filter(pc.equal(lessons["pool"], pool)).to_pylist()]
             place = storage.join(self._out, pool, f"{rows[0]['id']:012d}.arrow")
             _write_arrow(place, pa.Table.from_pylist(rows, schema=_schema()))
-            written.append({"pool": pool, "rows": len(rows), "cut": sum(row["cut"] for row in rows)})
+            taught = sum(len(row["input_ids"]) > row["prompt"] for row in rows)
+            written.append({"pool": pool, "rows": len(rows), "cut": sum(row["cut"] for row in rows), "taught": taught})
         return pa.Table.from_pylist(written)
 
     def _row(self, lesson: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +76,19 @@ class TokenRows:
         return self.table["input_ids"][index].values.to_numpy(), self.table["prompt"][index].as_py()
 
 
-def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str, int], int]:
+@dataclass(frozen=True)
+class Tokenised:
+    """Rows of each pool; how many of all were cut off at ``seq_len``, and had nothing but their prompt before it."""
+
+    rows: dict[str, int]
+    cut: int
+    prompt_only: int
+
+
+def tokenise(lessons: str, model: str, seq_len: int, out: str) -> Tokenised:
     """Tokenise the Parquet lessons with the model's tokenizer into Arrow files under ``out``, a folder per pool.
 
-    Returns the rows of each pool, and how many rows were cut off at ``seq_len``.
+    Raises UserError where a pool's prompts alone fill ``seq_len``: there would be nothing to learn.
     """
     import ray
 
@@ -93,8 +104,12 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> tuple[dict[str
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=2),
     ).to_pandas()
     assert written["rows"].sum() == total, f"{out}: {written['rows'].sum()} of {total} lessons tokenised"
-    rows = {str(pool): int(count) for pool, count in written.groupby("pool")["rows"].sum().items()}
-    return rows, int(written["cut"].sum())
+    pools = written.groupby("pool")[["rows", "cut", "taught"]].sum()
+    if not pools["taught"].all():
+        pool = pools["taught"].idxmin()
+        raise UserError(f"training.seq_len {seq_len}: the prompts of the {pool} lessons fill it; raise it")
+    rows = {str(pool): int(count) for pool, count in pools["rows"].items()}
+    return Tokenised(rows, int(pools["cut"].sum()), int((pools["rows"] - pools["taught"]).sum()))
 
 
 def load(folder: Path) -> TokenRows:

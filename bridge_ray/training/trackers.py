@@ -44,7 +44,7 @@ class Writer(Protocol):
 
     def flush(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, failed: bool) -> None: ...
 
 
 def check(trackers: Sequence[str]) -> None:
@@ -58,6 +58,7 @@ class Tracker:
     """Hands every update's line of the loss history to the writers; ``done`` updates were there before."""
 
     def __init__(self, tracked: Tracked, out: str, done: int):
+        self._failed = False
         self._writers = [WRITERS[name](tracked, out, done) for name in tracked.trackers]
 
     def log(self, line: Mapping[str, float]) -> None:
@@ -74,9 +75,13 @@ class Tracker:
     def __enter__(self) -> Tracker:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def failed(self) -> None:
+        """The training ends without its result."""
+        self._failed = True
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for writer in self._writers:
-            writer.close()
+            writer.close(self._failed or kind is not None)
 
 
 class TensorBoard:
@@ -88,7 +93,7 @@ class TensorBoard:
         self._target = storage.join(out, "tensorboard")
         self._folder = tempfile.TemporaryDirectory() if "://" in out else None
         folder = self._folder.name if self._folder else self._target
-        self._events = SummaryWriter(folder, purge_step=done + 1 if done else None, flush_secs=FLUSH_SECONDS)
+        self._events = SummaryWriter(folder, purge_step=done + 1, flush_secs=FLUSH_SECONDS)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -99,7 +104,7 @@ class TensorBoard:
         if self._folder:
             storage.upload(Path(self._folder.name), self._target)
 
-    def close(self) -> None:
+    def close(self, failed: bool) -> None:
         self.flush()
         self._events.close()
         if self._folder:
@@ -128,8 +133,8 @@ class MLflow:
     def flush(self) -> None:
         pass  # it writes as it goes
 
-    def close(self) -> None:
-        self._mlflow.end_run()
+    def close(self, failed: bool) -> None:
+        self._mlflow.end_run("FAILED" if failed else "FINISHED")
 
 
 class WandB:
@@ -152,8 +157,8 @@ class WandB:
     def flush(self) -> None:
         pass  # it writes as it goes
 
-    def close(self) -> None:
-        self._run.finish()
+    def close(self, failed: bool) -> None:
+        self._run.finish(exit_code=int(failed))
 
 
 WRITERS: dict[str, type[Writer]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests import driven
-from tests.ray.test_training import PHASES, job, lesson_rows, train
+from tests.ray.test_training import PHASES, is_worker, job, lesson_rows, train
 
 UPDATES = 1200
 
@@ -62,14 +62,7 @@ def take_away(cluster: Any, out: Path, seen: list[int]) -> None:
     gone = int(time.time() * 1000) + 15_000
     reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
     assert ray._raylet.GcsClient(address=cluster.address).drain_node(node.node_id, reason, "a test", gone)[0]
-    while time.time() * 1000 < gone and not list(out.glob("state/checkpoints/checkpoint_*")):
+    while time.time() * 1000 < gone and not list(out.glob("state/*/checkpoints/checkpoint_*")):
         time.sleep(0.1)
-    seen.append(len(list(out.glob("state/checkpoints/checkpoint_*"))))
+    seen.append(len(list(out.glob("state/*/checkpoints/checkpoint_*"))))
     cluster.remove_node(node, allow_graceful=False)
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return "ray::RayTrainWorker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False

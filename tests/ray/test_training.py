@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 import shutil
-import signal
 import threading
 import time
 from functools import partial
@@ -41,8 +39,10 @@ def token_folders(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> 
     pools = ("answer", "rationale")
     rows = [row for pool in pools for row in lesson_rows(pool)]
     storage.write_table(str(root / "lessons.parquet"), pa.Table.from_pylist(rows, schema=lessons.LESSON))
-    counts = tokens.tokenise(str(root / "lessons.parquet"), tiny_model, 128, str(root / "tokens"))
-    assert counts == (dict.fromkeys(pools, ROWS), 0)
+    written = tokens.tokenise(str(root / "lessons.parquet"), tiny_model, 128, str(root / "tokens"))
+    assert written == tokens.Tokenised(dict.fromkeys(pools, ROWS), 0, 0)
+    with pytest.raises(UserError, match="training.seq_len 16: the prompts of the .* lessons fill it; raise it"):
+        tokens.tokenise(str(root / "lessons.parquet"), tiny_model, 16, str(root / "short"))
     return {pool: str(root / "tokens" / pool) for pool in pools}
 
 
@@ -156,37 +156,39 @@ def test_in_bf16_two_workers_give_what_one_does_to_its_precision(trained: dict[s
 
 
 def test_every_update_is_where_tensorboard_looks_for_it(trained: dict[str, Job]) -> None:
-    seen = events(Path(trained["one"].out) / "tensorboard")
+    [file] = (Path(trained["one"].out) / "tensorboard").iterdir()
+    seen = events_of(file)
     assert list(seen["train/loss"]) == list(range(1, UPDATES + 1))
     assert list(seen["train/loss"].values()) == pytest.approx(losses(history(trained["one"])), rel=1e-6)
     assert {"train/lr", "train/phase", "train/tokens_per_second"} < seen.keys()
 
 
-def events(folder: Path) -> dict[str, dict[int, float]]:
-    """Tag -> update -> value, of the records in TensorBoard's files: length (8 bytes), checksum (4), data, checksum."""
+def events_of(file: Path) -> dict[str, dict[int, float]]:
+    """Tag -> update -> value, of a file of TensorBoard's: length (8 bytes), checksum (4), data, checksum, and so on."""
     from tensorboardX.proto.event_pb2 import Event
 
     found: dict[str, dict[int, float]] = {}
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
-            for value in event.summary.value:
-                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    data = file.read_bytes()
+    while len(data) >= 12 and len(data) >= 16 + (size := int.from_bytes(data[:8], "little")):
+        event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+        for value in event.summary.value:
+            found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
 
 
 def test_killed_workers_cost_at_most_the_updates_since_their_checkpoint(
     tmp_path: Path, tiny_model: str, token_folders: dict[str, str], trained: dict[str, Job]
 ) -> None:
-    """Once in each phase; the losses are those of a training that nothing happened to."""
+    """Once in each phase; the losses are those of a training that nothing happened to, and none begins anew."""
     killed: list[int] = []
     threading.Thread(target=kill_after_checkpoints, args=(tmp_path, killed), daemon=True).start()
     resumed = train(job(tmp_path, tiny_model, token_folders, workers=2, zero_stage=2, precision="fp32"))
     assert len(killed) == 2, "the workers were not killed: the test has shown nothing"
     assert losses(resumed) == pytest.approx(losses(history(trained["zero 2"])), rel=1e-3)
     assert [line["update"] for line in resumed] == list(range(1, UPDATES + 1))
+    told = [list(events_of(file)["train/loss"]) for file in sorted((tmp_path / "tensorboard").iterdir())]
+    begun = [updates[0] for updates in told]
+    assert len(begun) == 3 and begun[0] == 1 and begun[1] in (6, 11, 16, 21) and begun[2] in (16, 21), begun
 
 
 def kill_after_checkpoints(out: Path, killed: list[int]) -> None:
@@ -194,11 +196,19 @@ def kill_after_checkpoints(out: Path, killed: list[int]) -> None:
     seen: set[str] = set()
     for needed in (1, 3):
         while len(seen) < needed:
-            seen |= {found.name for found in out.glob("state/checkpoints/checkpoint_*")}
+            seen |= {found.name for found in out.glob("state/*/checkpoints/checkpoint_*")}
             time.sleep(0.02)
-        workers = [p for p in psutil.process_iter(["name", "cmdline"]) if "ray::RayTrainWorker" in "".join(p.cmdline())]
+        while not (workers := [one for one in psutil.Process().children(recursive=True) if is_worker(one)]):
+            time.sleep(0.02)
         killed.append(workers[0].pid)
-        os.kill(workers[0].pid, signal.SIGKILL)
+        workers[0].kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "ray::RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_change(
@@ -211,7 +221,7 @@ def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_change(
     broken.model.norm.weight.data[0] = math.nan
     shutil.copytree(tiny_model, tmp_path / "broken")
     broken.save_pretrained(tmp_path / "broken")
-    with pytest.raises(UserError, match=r"test: the loss of update 1 is nan: lower train.lr"):
+    with pytest.raises(UserError, match=r"test: the loss of update 1 is nan: lower the lr of its train field"):
         train(job(tmp_path / "out", str(tmp_path / "broken"), token_folders, workers=1, zero_stage=0))
     assert not (tmp_path / "out" / "model").exists()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bridge_ray.config import Training
-from bridge_ray.training.faults import memory_verdict, out_of_memory, verdict
+from bridge_ray.training.faults import Unpackable, explained, verdict
 
 
 def history(*losses: float, phase: int = 0) -> list[dict[str, float]]:
@@ -18,13 +18,14 @@ def history(*losses: float, phase: int = 0) -> list[dict[str, float]]:
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_ends_it(loss: float) -> None:
     assert verdict(history(2.0, loss)) == (
-        f"the loss of update 2 is {loss}: lower train.lr, or set training.precision=fp32"
+        f"the loss of update 2 is {loss}: lower the lr of its train field, or set training.precision=fp32"
     )
 
 
 def test_a_loss_that_has_more_than_doubled_and_grown_by_a_nat_ends_it() -> None:
     assert verdict(history(*[1.0] * 20, *[3.1] * 20)) == (
-        "the loss diverges: 1.00 at its best, 3.10 by update 40: lower train.lr, or set training.precision=fp32"
+        "the loss diverges: 1.00 at its best, 3.10 by update 40: "
+        "lower the lr of its train field, or set training.precision=fp32"
     )
     assert verdict(history(*[1.0] * 20, *[2.9] * 20)) is None
 
@@ -38,8 +39,25 @@ def test_a_new_phase_may_begin_higher() -> None:
     assert verdict(before + [line | {"update": line["update"] + 40} for line in after]) is None
 
 
-def test_out_of_memory_is_told_from_other_errors() -> None:
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
-    assert not out_of_memory(RuntimeError("shapes do not match"))
-    assert memory_verdict(3, Training()).startswith("out of memory at update 3: lower training.micro_batch (now 8)")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA error: out of memory"),
+    ],
+)
+def test_what_takes_less_memory_is_named(error: Exception) -> None:
+    said = explained(error, Training())
+    assert said is not None and said.startswith("out of memory: lower training.micro_batch (now 8) or set ")
+
+
+def test_other_errors_may_be_tried_again() -> None:
+    assert explained(RuntimeError("shapes do not match"), Training()) is None
+
+
+def test_a_model_that_cannot_be_packed_is_told_from_one_that_is_broken() -> None:
+    assert explained(Unpackable("rows cannot be packed for conv layers"), Training()) == (
+        "rows cannot be packed for conv layers: set training.packing=false"
+    )

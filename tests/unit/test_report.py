@@ -96,8 +96,23 @@ def metrics() -> dict[str, Any]:
         "score": {"mean_entropy": 0.61, "share_correct": 0.34, "unparsable": 0.05},
         "systems": systems(),
         "comparisons": {
-            "bridge-direct": {"difference": 0.09, "interval": [0.031, 0.148]},
-            "bridge-direct_labels": {"difference": 0.013, "interval": [-0.03, 0.057]},
+            "bridge-direct": {
+                "difference": 0.09,
+                "interval": [0.031, 0.148],
+                "mcnemar": {"only_one": 48, "only_other": 21, "p": 0.0016},
+            },
+            "bridge-direct_labels": {
+                "difference": 0.013,
+                "interval": [-0.03, 0.057],
+                "mcnemar": {"only_one": 33, "only_other": 29, "p": 0.7034},
+            },
+        },
+        "split": "test",
+        "gap": {
+            "relative_gain": 0.21,
+            "relative_gain_interval": [0.06, 0.38],
+            "gap_closed": 0.36,
+            "gap_closed_interval": [0.12, 0.55],
         },
     }
 
@@ -219,7 +234,7 @@ def test_lost_rows_are_not_hidden() -> None:
 
 def test_headline_claims_only_what_the_interval_allows() -> None:
     sentence = summary.headline(metrics())
-    assert "bridge is better than direct by 9.0 points (95 % interval 3.1 to 14.8)" in sentence
+    assert "bridge is better than direct by 9.0 points (95 % interval 3.1 to 14.8; McNemar p = 0.002)" in sentence
     assert "bridge and direct_labels (+1.3 points, 95 % interval −3.0 to +5.7) " + summary.UNDECIDED in sentence
     assert "40 of 400 training questions (10 %) were bought for $0.03, in 46 teacher queries" in sentence
 
