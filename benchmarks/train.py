@@ -68,7 +68,7 @@ def job(folder: Path, updates: int, workers: int, zero: int, packing: bool) -> A
     rows = {"rationale": tokens.load(folder / "tokens").table.num_rows}
     training = Training(
         workers=workers,
-        zero_stage=zero,  # type: ignore[arg-type]
+        zero_stage=zero,
         global_batch=BATCH,
         micro_batch=8 if packing else BATCH // workers,
         seq_len=SEQ_LEN,

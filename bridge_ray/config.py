@@ -22,6 +22,8 @@ RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 LABEL_KEY = re.compile(rf"(?:[A-Za-z0-9][A-Za-z0-9.-]*/)?{_LABEL}")
+LABEL_SELECTOR = re.compile(rf"!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))")
+
 OURS_IN_DEEPSPEED = {  # their config's key -> our field
     "train_batch_size": "training.global_batch",
     "train_micro_batch_size_per_gpu": "training.micro_batch",
@@ -32,7 +34,6 @@ OURS_IN_DEEPSPEED = {  # their config's key -> our field
     "fp16": "training.precision",
     "scheduler": "the lr and warmup of ta.train and student.train",
 }
-LABEL_SELECTOR = re.compile(rf"!?(?:{_LABEL}|in\({_LABEL}(?:, ?{_LABEL})*\))")
 
 
 def _selectors(labels: dict[str, str]) -> dict[str, str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridge_ray import config, storage
+from bridge_ray import storage
 from bridge_ray.errors import UserError
+from bridge_ray.report.status import recorded
 
 STAGES = {"bridge": "train_student", "direct": "train_direct", "direct_labels": "train_direct_labels", "ta": "train_ta"}
 CARD = "README.md"  # where the hub and people look for a card
@@ -18,12 +19,7 @@ def export(root: str, name: str, system: str, to: Path) -> None:
     """
     if system not in STAGES:
         raise UserError(f"--system {system}: no such model; a run trains {', '.join(STAGES)}")
-    if not config.RUN_NAME.fullmatch(name):
-        raise UserError(f"run name {name!r} is not one; see the folders in {root}/runs")
-    home = storage.join(storage.locate(root), "runs", name)
-    manifest = storage.read_json(storage.join(home, "manifest.json"))
-    if manifest is None:
-        raise UserError(f"{home}: no such run; start it with: bridge-ray run RECIPE --name {name}")
+    home, manifest = recorded(root, name)
     if STAGES[system] not in manifest["stages"]:
         raise UserError(f"run {name} has no {system} (yet): its stage {STAGES[system]} is not done")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):

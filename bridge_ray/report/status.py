@@ -1,6 +1,8 @@
-"""How far a run has come, from its manifest and its stages'."""
+"""What is recorded of a run: its manifest, and how far it has come."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,14 +11,20 @@ from bridge_ray import config, storage
 from bridge_ray.errors import UserError
 
 
-def show(root: str, name: str, console: Console) -> None:
-    """Print the run's state and its stages; raises UserError for a run that is not there."""
+def recorded(root: str, name: str) -> tuple[str, dict[str, Any]]:
+    """Where a run's own files are, and its manifest; raises UserError for a run that is not there."""
     if not config.RUN_NAME.fullmatch(name):
         raise UserError(f"run name {name!r} is not one; see the folders in {root}/runs")
     home = storage.join(storage.locate(root), "runs", name)
     manifest = storage.read_json(storage.join(home, "manifest.json"))
     if manifest is None:
         raise UserError(f"{home}: no such run; start it with: bridge-ray run RECIPE --name {name}")
+    return home, manifest
+
+
+def show(root: str, name: str, console: Console) -> None:
+    """Print the run's state and its stages; raises UserError for a run that is not there."""
+    home, manifest = recorded(root, name)
     table = Table("stage", "state", "seconds", title=f"run {name}: {manifest['state']}", title_justify="left")
     for stage, fingerprint in manifest["fingerprints"].items():
         done = storage.read_json(storage.join(storage.locate(root), "stages", stage, fingerprint, "manifest.json"))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bridge_ray import storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Lora
-from bridge_ray.errors import UserError
+from bridge_ray.inference import models
 
 
 def load(directory: str, lora: Lora | None, attention: str = "sdpa") -> Any:
@@ -117,10 +117,9 @@ def fresh(directory: str, changes: Mapping[str, Any], out: str) -> dict[str, Any
 
     Raises UserError for a change that names no field of the config.
     """
+    models.check_changes(directory, changes, "student.init.changes")
     settings = AutoConfig.from_pretrained(directory)
     for name, value in changes.items():
-        if not hasattr(settings, name):
-            raise UserError(f"student.init.changes: the config of {directory} has no field {name!r}")
         setattr(settings, name, value)
     if "num_hidden_layers" in changes and getattr(settings, "layer_types", None) and "layer_types" not in changes:
         settings.layer_types = (settings.layer_types * changes["num_hidden_layers"])[: changes["num_hidden_layers"]]

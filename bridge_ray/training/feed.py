@@ -50,11 +50,8 @@ class Feed:
 
     @property
     def one_at_most(self) -> bool:
-        """Whether no update can need more than one micro-batch."""
-        share = self.plan.batch // self.world
-        return share * (self.training.seq_len if self.training.packing else 1) <= (
-            self.capacity if self.training.packing else self.training.micro_batch
-        )
+        """Whether no update can need more than one micro-batch, be every row as long as it may."""
+        return self.plan.batch // self.world <= self.training.micro_batch
 
     @cached_property
     def _order(self) -> dict[int, np.ndarray]:

@@ -7,7 +7,7 @@ they are taught: ``bridge`` sees the whole corpus explained, ``direct`` the boug
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from bridge_ray import storage
 from bridge_ray.amplify import verified
 from bridge_ray.answers import prompts
-from bridge_ray.config import FromConfig, Phase, PruneLayers, Student, Training
+from bridge_ray.config import FromConfig, PruneLayers, Student, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
@@ -85,7 +85,7 @@ def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dic
     }
     ids = written.filter(pc.equal(written["source"], "teacher"))["id"]
     rows |= {f"{pool}_bought": lessons.bought(table, ids) for pool, table in rows.items()}
-    return _train(work, rows, student.curriculum, corpus.num_rows, student, seed)
+    return _train(work, rows, corpus.num_rows, student, seed)
 
 
 def labels(corpus: pa.Table, written: pa.Table) -> pa.ChunkedArray:
@@ -120,17 +120,16 @@ def run_direct(work: Work, labelled: bool, student: Student, seed: int) -> dict[
     if labelled:
         rows["answer"] = lessons.answers(corpus, difficulty)
         rows["answer_bought"] = lessons.bought(rows["answer"], bought["id"])
-        return _train(work, rows, student.curriculum, corpus.num_rows, student, seed)
+        return _train(work, rows, corpus.num_rows, student, seed)
     alone = student.model_copy(update={"control": "reasoning_only"})
-    return _train(work, rows, student.curriculum, corpus.num_rows, alone, seed)
+    return _train(work, rows, corpus.num_rows, alone, seed)
 
 
-def _train(
-    work: Work, rows: dict[str, pa.Table], phases: Sequence[Phase], epoch_rows: int, student: Student, seed: int
-) -> dict[str, Any]:
+def _train(work: Work, rows: dict[str, pa.Table], epoch_rows: int, student: Student, seed: int) -> dict[str, Any]:
     init = storage.join(work.inputs["init"], "model")
     epoch = updates_per_epoch(epoch_rows, work.training.global_batch)
-    return teach_model(work, init, None, rows, resolved(phases, student.control, epoch), student.train, seed)
+    phases = resolved(student.curriculum, student.control, epoch)
+    return teach_model(work, init, None, rows, phases, student.train, seed)
 
 
 def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:

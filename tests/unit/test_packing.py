@@ -40,7 +40,8 @@ def test_there_are_as_few_micro_batches_as_fit() -> None:
 def models(tiny_model: str) -> tuple[Any, Any]:
     """The same model twice: for packed rows, and for padded ones."""
     attention.register()
-    return tuple(CompletionLoss(export.load(tiny_model, None, kind)).eval() for kind in (attention.PACKED, "sdpa"))  # type: ignore[return-value]
+    of_packed, of_padded = (CompletionLoss(export.load(tiny_model, None, kind)) for kind in (attention.PACKED, "sdpa"))
+    return of_packed, of_padded
 
 
 def rows(count: int, seed: int = 0) -> list[tuple[np.ndarray, int]]:
