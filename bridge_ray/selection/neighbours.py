@@ -22,6 +22,7 @@ Rows = NDArray[np.int64]
 EXACT_ROWS = 50_000
 NEAR_DUPLICATE = 0.98  # cosine from which one row stands for another
 BLOCK = 1024  # rows compared with one another at once when near-duplicates are merged
+PRODUCTS = 1 << 22  # computed at once where all pairs are compared
 PROBES = 32  # inverted lists that a search looks into
 NO_SPREAD = 1e-6  # a vector closer to the mean than this (of the longest vector) differs from it by rounding alone
 
@@ -155,6 +156,21 @@ def nearest(vectors: Vectors, among: Vectors, exact_rows: int = EXACT_ROWS) -> t
     index.add(among)
     similarities, positions = index.search(vectors, 1)
     return positions[:, 0], similarities[:, 0]
+
+
+def most_similar(vectors: Vectors, among: Vectors, k: int) -> tuple[Rows, NDArray[np.float32]]:
+    """Positions and products (n, k), in no order, of the k <= m rows of (m, d) most similar to each row of (n, d).
+
+    For some thousand candidates twice as fast as faiss, whose heaps take longer than the products.
+    """
+    found, product = np.empty((len(vectors), k), np.int64), np.empty((len(vectors), k), np.float32)
+    at_once = max(1, PRODUCTS // max(1, len(among)))
+    for start in range(0, len(vectors), at_once):
+        products = vectors[start : start + at_once] @ among.T
+        best = np.argpartition(products, len(among) - k, axis=1)[:, len(among) - k :]
+        found[start : start + at_once] = best
+        product[start : start + at_once] = np.take_along_axis(products, best, 1)
+    return found, product
 
 
 def clusters(vectors: Vectors, k: int, seed: int, weights: NDArray[np.float32] | None = None) -> tuple[Vectors, Rows]:

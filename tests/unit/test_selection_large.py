@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 
 import faiss
 import numpy as np
@@ -237,3 +238,14 @@ def test_partitions_of_the_whole_corpus_in_an_object_store(tmp_path, s3):
 
 def test_a_large_corpus_gets_partitions_and_a_small_one_none():
     assert large.partitions(20_000) == 8 and large.partitions(1_000_000) == 400
+
+
+def test_a_step_with_all_cores_leaves_none_of_them_to_the_next() -> None:
+    """Ray uses its processes again: two of them with two threads each once took twice as long on two cores."""
+    before = faiss.omp_get_max_threads()
+    try:
+        faiss.omp_set_num_threads(1)
+        assert large.with_all_cores(faiss.omp_get_max_threads) == os.cpu_count()
+        assert faiss.omp_get_max_threads() == 1
+    finally:
+        faiss.omp_set_num_threads(before)

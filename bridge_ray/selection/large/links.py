@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bridge_ray import storage
 from bridge_ray.selection.large import deal, files, frame
 from bridge_ray.selection.large.frame import Rows, Vectors
-from bridge_ray.selection.neighbours import Graph
+from bridge_ray.selection.neighbours import Graph, most_similar
 
 Similarities = NDArray[np.float32]
 
@@ -25,10 +25,8 @@ PROBES = 8  # partitions that a row looks into, its own among them
 
 def by_partition(unit: Vectors, centroids: Vectors, among: Rows) -> Iterator[tuple[int, Rows]]:
     """Each partition of ``among`` with the rows of (n, d) that look into it: the eight nearest to a row."""
-    import faiss
-
     looked = min(PROBES, len(among))
-    _, found = faiss.knn(unit, np.ascontiguousarray(centroids[among]), looked, metric=faiss.METRIC_INNER_PRODUCT)
+    found, _ = most_similar(unit, centroids[among], looked)
     order = np.argsort(found, axis=None, kind="stable")
     bounds = np.searchsorted(found.ravel()[order], np.arange(len(among) + 1))
     for number, low, high in zip(among, bounds, bounds[1:], strict=False):
@@ -61,13 +59,11 @@ def _link(partition: int, sizes: Rows, neighbours: int, centroids: Vectors, part
 
 def _search(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, cosine: Similarities) -> None:
     """Merge the rows' nearest of another partition, whose first row is ``start``, into what they have found."""
-    import faiss
-
-    k = min(found.shape[1], len(among))
-    more_cosine, more = faiss.knn(own[rows], among, k, metric=faiss.METRIC_INNER_PRODUCT)
+    kept = found.shape[1]
+    more, more_cosine = most_similar(own[rows], among, min(kept, len(among)))
     both = np.concatenate([cosine[rows], more_cosine], axis=1)
     places = np.concatenate([found[rows], more + start], axis=1)
-    best = np.argsort(-both, axis=1, kind="stable")[:, : found.shape[1]]
+    best = np.argpartition(both, both.shape[1] - kept, axis=1)[:, both.shape[1] - kept :]
     cosine[rows], found[rows] = np.take_along_axis(both, best, 1), np.take_along_axis(places, best, 1)
 
 

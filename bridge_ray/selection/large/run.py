@@ -74,8 +74,12 @@ def with_all_cores(function: Callable[..., T], *arguments: Any) -> T:
 
     import faiss
 
+    before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(os.cpu_count() or 1)
-    return function(*arguments)
+    try:
+        return function(*arguments)
+    finally:
+        faiss.omp_set_num_threads(before)  # Ray uses the process again, for one of many tasks that run at once
 
 
 def run(
