@@ -20,11 +20,12 @@ from bridge_ray.selection.neighbours import Graph, most_similar
 
 Similarities = NDArray[np.float32]
 
-PROBES = 8  # partitions that a row looks into, its own among them
+PIECE = 1024  # rows that are compared with a partition at once
+PROBES = 7  # partitions that a row looks into, its own among them
 
 
 def by_partition(unit: Vectors, centroids: Vectors, among: Rows) -> Iterator[tuple[int, Rows]]:
-    """Each partition of ``among`` with the rows of (n, d) that look into it: the eight nearest to a row."""
+    """Each partition of ``among`` with the rows of (n, d) that look into it: the seven nearest to a row."""
     looked = min(PROBES, len(among))
     found, _ = most_similar(unit, centroids[among], looked)
     order = np.argsort(found, axis=None, kind="stable")
@@ -49,7 +50,9 @@ def _link(partition: int, sizes: Rows, neighbours: int, centroids: Vectors, part
     somewhere = np.flatnonzero(own.any(axis=1))
     found = np.full((len(own), neighbours + 1), -1, np.int64)
     cosine = np.full(found.shape, -np.inf, np.float32)
-    for other, rows in by_partition(own[somewhere], centroids, np.flatnonzero(sizes)):
+    looks = list(by_partition(own[somewhere], centroids, np.flatnonzero(sizes)))
+    # Most neighbours are at home: what they leave to find elsewhere is little.
+    for other, rows in sorted(looks, key=lambda look: look[0] != partition):
         _search(own, somewhere[rows], deal.vectors(other, parts), int(starts[other]), found, cosine)
     source = np.repeat(np.arange(len(own)), found.shape[1])
     target, similarity = found.ravel(), np.minimum(cosine.ravel(), 1)
@@ -58,13 +61,34 @@ def _link(partition: int, sizes: Rows, neighbours: int, centroids: Vectors, part
 
 
 def _search(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, cosine: Similarities) -> None:
-    """Merge the rows' nearest of another partition, whose first row is ``start``, into what they have found."""
-    kept = found.shape[1]
-    more, more_cosine = most_similar(own[rows], among, min(kept, len(among)))
-    both = np.concatenate([cosine[rows], more_cosine], axis=1)
-    places = np.concatenate([found[rows], more + start], axis=1)
-    best = np.argpartition(both, both.shape[1] - kept, axis=1)[:, both.shape[1] - kept :]
-    cosine[rows], found[rows] = np.take_along_axis(both, best, 1), np.take_along_axis(places, best, 1)
+    """Merge the rows' nearest of another partition, whose first row is ``start``, into what they have found.
+
+    Rows that have found none yet take the nearest; the others only look at what is nearer than their farthest.
+    """
+    new = np.isneginf(cosine[rows, 0])
+    if new.any():
+        most = min(found.shape[1], len(among))
+        places, products = most_similar(own[rows[new]], among, most)
+        found[rows[new], :most], cosine[rows[new], :most] = places + start, products
+    rows = rows[~new]
+    for at in range(0, len(rows), PIECE):
+        _improve(own, rows[at : at + PIECE], among, start, found, cosine)
+
+
+def _improve(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, cosine: Similarities) -> None:
+    products, kept = own[rows] @ among.T, found.shape[1]
+    nearer = np.flatnonzero(products > cosine[rows].min(axis=1)[:, None])
+    if not len(nearer):
+        return
+    row, place = np.divmod(nearer, len(among))
+    some, row = np.unique(row, return_inverse=True)
+    owner = np.concatenate([np.repeat(np.arange(len(some)), kept), row])
+    values = np.concatenate([cosine[rows[some]].ravel(), products.ravel()[nearer]])
+    places = np.concatenate([found[rows[some]].ravel(), place + start])
+    order = np.lexsort((-values, owner))
+    rank = np.arange(len(order)) - np.searchsorted(owner[order], owner[order])
+    best = order[rank < kept].reshape(len(some), kept)
+    cosine[rows[some]], found[rows[some]] = values[best], places[best]
 
 
 def _write(partition: int, source: Rows, target: Rows, similarity: Similarities, sizes: Rows, parts: str) -> list[int]:
