@@ -42,7 +42,7 @@ def selected(
     out: Path | str,
     rows: int,
     count: int,
-    cells: int = 7,  # as many as a row looks into
+    cells: int = 8,
     bought: int = 0,
     seed: int = 0,
     **settings: Any,

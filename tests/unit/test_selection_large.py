@@ -210,7 +210,7 @@ def test_metrics_are_those_of_the_whole_corpus(tmp_path):
     out = tmp_path / "out"
     table, metrics, _ = selected(inputs, out, 300, 60, bought=30)
     exact = describe(table.slice(0, 30), vectors, remembered(inputs.corpus, str(out)))
-    assert metrics.pop("distance") == pytest.approx(exact.pop("distance"), abs=1e-5)  # 7 lists: all are looked into
+    assert metrics.pop("distance") == pytest.approx(exact.pop("distance"), abs=1e-5)  # 8 lists: all are looked into
     assert metrics == exact
     fewer = select.describe_bought(inputs, str(out), 17)
     exact = describe(table.slice(0, 17), vectors, remembered(inputs.corpus, str(out)))

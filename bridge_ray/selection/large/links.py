@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 from bridge_ray import storage
 from bridge_ray.selection.large import deal, files, frame
 from bridge_ray.selection.large.frame import Rows, Vectors
-from bridge_ray.selection.neighbours import Graph, most_similar
+from bridge_ray.selection.neighbours import PRODUCTS, Graph, most_similar
 
 Similarities = NDArray[np.float32]
 
-PIECE = 1024  # rows that are compared with a partition at once
-PROBES = 7  # partitions that a row looks into, its own among them
+PROBES = 8  # partitions that a row looks into, its own among them
 
 
 def by_partition(unit: Vectors, centroids: Vectors, among: Rows) -> Iterator[tuple[int, Rows]]:
-    """Each partition of ``among`` with the rows of (n, d) that look into it: the seven nearest to a row."""
+    """Each partition of ``among`` with the rows of (n, d) that look into it: the eight nearest to a row."""
     looked = min(PROBES, len(among))
     found, _ = most_similar(unit, centroids[among], looked)
     order = np.argsort(found, axis=None, kind="stable")
@@ -71,8 +70,9 @@ def _search(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, c
         places, products = most_similar(own[rows[new]], among, most)
         found[rows[new], :most], cosine[rows[new], :most] = places + start, products
     rows = rows[~new]
-    for at in range(0, len(rows), PIECE):
-        _improve(own, rows[at : at + PIECE], among, start, found, cosine)
+    at_once = max(1, PRODUCTS // len(among))
+    for at in range(0, len(rows), at_once):
+        _improve(own, rows[at : at + at_once], among, start, found, cosine)
 
 
 def _improve(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, cosine: Similarities) -> None:

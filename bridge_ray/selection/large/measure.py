@@ -39,7 +39,7 @@ class Lists:
     def nearest(self, unit: Vectors) -> tuple[Rows, NDArray[np.float32]]:
         """Position of the most similar vector for each row of (n, d), and the cosine.
 
-        Only the seven lists nearest to a row are looked into, so the cosine is the true one or a little less.
+        Only the eight lists nearest to a row are looked into, so the cosine is the true one or a little less.
         """
         import faiss
 
