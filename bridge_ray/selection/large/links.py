@@ -21,6 +21,7 @@ from bridge_ray.selection.neighbours import PRODUCTS, Graph, most_similar
 Similarities = NDArray[np.float32]
 
 PROBES = 8  # partitions that a row looks into, its own among them
+TOGETHER = 8  # partitions whose rows look into another at once: it is opened and laid out for the product only once
 
 
 def by_partition(unit: Vectors, centroids: Vectors, among: Rows) -> Iterator[tuple[int, Rows]]:
@@ -37,26 +38,32 @@ def by_partition(unit: Vectors, centroids: Vectors, among: Rows) -> Iterator[tup
 def link(group: Sequence[int], sizes: Rows, neighbours: int, parts: str) -> list[list[int]]:
     """Write each partition's edges to its rows' nearest others, a batch per partition that they lead to.
 
-    ``sizes`` (p,) are the partitions' rows. Returns, for each partition of the group, where its batches lead.
-    Memory: two partitions, and ``neighbours`` edges per row.
+    ``sizes`` (p,) are the partitions' rows; the group's follow one another. Returns, for each partition of the group,
+    where its batches lead. Memory: nine partitions, and ``neighbours`` edges per row of eight.
     """
-    known = frame.load(storage.join(parts, "frame.npz"))
-    return [_link(partition, sizes, neighbours, known.centroids, parts) for partition in group]
+    known, leads = frame.load(storage.join(parts, "frame.npz")), []
+    for first in range(0, len(group), TOGETHER):
+        some = group[first : first + TOGETHER]
+        found, cosine = _nearest(some, sizes, neighbours, known.centroids, parts)
+        ends = np.cumsum(sizes[some])
+        for partition, start, end in zip(some, ends - sizes[some], ends, strict=True):
+            leads.append(_write(partition, found[start:end], cosine[start:end], sizes, parts))
+    return leads
 
 
-def _link(partition: int, sizes: Rows, neighbours: int, centroids: Vectors, parts: str) -> list[int]:
-    own, starts = deal.vectors(partition, parts), np.cumsum(sizes) - sizes
+def _nearest(
+    group: Sequence[int], sizes: Rows, neighbours: int, centroids: Vectors, parts: str
+) -> tuple[Rows, Similarities]:
+    """Places and cosines (n, neighbours + 1) of what is nearest to the group's rows, themselves among it; or -1."""
+    own, starts = np.concatenate([deal.vectors(partition, parts) for partition in group]), np.cumsum(sizes) - sizes
     somewhere = np.flatnonzero(own.any(axis=1))
     found = np.full((len(own), neighbours + 1), -1, np.int64)
     cosine = np.full(found.shape, -np.inf, np.float32)
     looks = list(by_partition(own[somewhere], centroids, np.flatnonzero(sizes)))
     # Most neighbours are at home: what they leave to find elsewhere is little.
-    for other, rows in sorted(looks, key=lambda look: look[0] != partition):
+    for other, rows in sorted(looks, key=lambda look: look[0] not in group):
         _search(own, somewhere[rows], deal.vectors(other, parts), int(starts[other]), found, cosine)
-    source = np.repeat(np.arange(len(own)), found.shape[1])
-    target, similarity = found.ravel(), np.minimum(cosine.ravel(), 1)
-    edge = (similarity > 0) & (target != starts[partition] + source)
-    return _write(partition, source[edge], target[edge], similarity[edge], sizes, parts)
+    return found, cosine
 
 
 def _search(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, cosine: Similarities) -> None:
@@ -91,8 +98,12 @@ def _improve(own: Vectors, rows: Rows, among: Vectors, start: int, found: Rows, 
     cosine[rows[some]], found[rows[some]] = values[best], places[best]
 
 
-def _write(partition: int, source: Rows, target: Rows, similarity: Similarities, sizes: Rows, parts: str) -> list[int]:
+def _write(partition: int, found: Rows, cosine: Similarities, sizes: Rows, parts: str) -> list[int]:
     ends = np.cumsum(sizes)
+    source = np.repeat(np.arange(len(found)), found.shape[1])
+    target, similarity = found.ravel(), np.minimum(cosine.ravel(), 1)
+    edge = (similarity > 0) & (target != ends[partition] - sizes[partition] + source)
+    source, target, similarity = source[edge], target[edge], similarity[edge]
     into = np.searchsorted(ends, target, side="right")
     order = np.argsort(into, kind="stable")
     rows = files.batch(source=source[order].astype(np.int32), target=target[order], similarity=similarity[order])

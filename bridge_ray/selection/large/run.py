@@ -1,6 +1,6 @@
 """The steps of a selection in partitions; each is a round of Ray tasks that read and write files.
 
-Memory of a task, with d dimensions: 3 blocks of 128 MiB while reading; two partitions and 4 million products
+Memory of a task, with d dimensions: 3 blocks of 128 MiB while reading; nine partitions and 4 million products
 while searching. The second round holds the winners (15 % of the rows at a ranking of 10 %): their vectors, their edges
 (about 12 x 2 x neighbours bytes each), and 32 bytes per row of the corpus. The driver holds counts.
 """
@@ -136,7 +136,7 @@ def _fit(steps: Steps, chunks: Sequence[Chunk], rows: int, cells: int, seed: int
 
 
 def _groups(cells: int) -> list[list[int]]:
-    each = math.ceil(cells / TASKS)
+    each = max(links.TOGETHER, math.ceil(cells / TASKS))
     return [list(range(start, min(start + each, cells))) for start in range(0, cells, each)]
 
 
