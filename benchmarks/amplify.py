@@ -11,8 +11,9 @@ is right too seldom, untrained, to be timed by that, so the rule says yes to a t
 engine_share: of the machine's cores, what the engine's process got while its replies were timed; "cores" lists who
 got the others, which a CPU engine has to share with Ray's own processes.
 overhead_ms_per_row, slope, driver_mb_growth: with an engine that answers at once, so that all there is to measure is
-ours: milliseconds of one core per row at the largest size, the log-log slope of time against rows, and what the
-driver's memory grows by.
+ours: milliseconds of one core that a row takes, from the extra time that the largest size takes over the smallest (what
+is left, starting Ray and its actors, does not grow with rows); the log-log slope of time against rows, start included;
+and what the driver's memory grows by.
 cold_start_s: from nothing to a loaded engine, kept apart from all of the above.
 """
 
@@ -387,11 +388,10 @@ def measure(rows: int, repeats: int, sizes: list[int], say: Callable[[str], None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_corpus(folder / "all", rows)
-        write_corpus(folder / "more", rows + FEW)
         write_corpus(folder / "few", FEW)
-        write_corpus(folder / "open", rows // 2, open_only=True)
-        runs = [("ours", "all"), ("async_llm", "all"), ("llm_generate", "all")]
-        runs += [("ray_data_llm", "few"), ("ours", "few"), ("ray_data_llm", "more"), ("ours", "more")]
+        write_corpus(folder / "open", rows, open_only=True)
+        runs = [("ours", "all"), ("async_llm", "all"), ("llm_generate", "all"), ("ray_data_llm", "all")]
+        runs += [("ray_data_llm", "few"), ("ours", "few")]
         runs += [("adaptive", "open"), ("fixed_k", "open")]
         for repeat in range(repeats):
             for system, corpus in runs:
@@ -412,12 +412,12 @@ def ratios(found: dict[str, Any], rows: int) -> dict[str, Any]:
         return [run[what] / run["seconds"] for run in systems[name]]
 
     def extra(system: str) -> list[float]:
-        pairs = zip(systems[f"{system}/more"], systems[f"{system}/few"], strict=True)
-        return [rows / (more["whole"] - few["whole"]) for more, few in pairs]
+        pairs = zip(systems[f"{system}/all"], systems[f"{system}/few"], strict=True)
+        return [(rows - FEW) / (every["whole"] - few["whole"]) for every, few in pairs]
 
     first, last = scale[0], scale[-1]
-    tried = systems["adaptive/open"][0]
-    bound = (ADAPTIVE.samples + 1) / (tried["attempts"] / (rows // 2))
+    attempts = statistics.fmean(run["attempts"] for run in systems["adaptive/open"])
+    bound = (ADAPTIVE.samples + 1) / (attempts / rows)
     cores = os.cpu_count() or 1
     mine = rates("ours/all")
     return {
@@ -427,7 +427,9 @@ def ratios(found: dict[str, Any], rows: int) -> dict[str, Any]:
         "verified_per_s_vs_fixed_k": spread(rates("adaptive/open", "verified"), rates("fixed_k/open", "verified")),
         "adaptive_bound": round(bound, 3),
         "engine_share": {name: engine_share(systems[f"{name}/all"]) for name in ("ours", "async_llm")},
-        "overhead_ms_per_row": round(1000 * last["seconds"] * cores / last["rows"], 4),
+        "overhead_ms_per_row": round(
+            1000 * cores * (last["seconds"] - first["seconds"]) / (last["rows"] - first["rows"]), 4
+        ),
         "slope": round(math.log(last["seconds"] / first["seconds"]) / math.log(last["rows"] / first["rows"]), 3),
         "driver_mb_growth": round(max(size["driver_mb"] for size in scale), 1),
     }
