@@ -450,7 +450,7 @@ def spread(ones: list[float], others: list[float]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="a few minutes: one repeat, fewer rows")
+    parser.add_argument("--quick", action="store_true", help="some minutes: one repeat, fewer rows")
     parser.add_argument("--repeats", type=int, help="of the runs with a model; 3 by default")
     parser.add_argument("--rows", type=int, help="of those; 768 by default")
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
@@ -463,7 +463,7 @@ def main() -> None:
     if options.overhead:
         print(json.dumps(overhead(options.overhead)))
         return
-    rows, repeats, sizes = (192, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats, sizes = (192, 1, [10_000, 200_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
     rows, repeats = options.rows or rows, options.repeats or repeats
     found = measure(rows, repeats, sizes, lambda line: print(line, file=sys.stderr, flush=True))
     result = {
