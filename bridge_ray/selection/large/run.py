@@ -30,7 +30,7 @@ from bridge_ray.selection.strategies import BLIND, ON_GRAPH
 T = TypeVar("T")
 
 PARTITION_ROWS = 2500  # on average: small enough that comparing all pairs is cheap, large enough to hold neighbours
-TASKS = 256  # at most, per step; a task takes several partitions where there are more
+TASKS = 256  # at most, per step; a task takes eight partitions, and more where there are more
 WINNERS = (1.5, 6.0, math.inf)  # times as many rows as are ranked: the first that leaves enough is taken
 GROUP_ROWS = 65_536  # of a row group that is written
 SAVED = ("frame.npz", "ranking.arrow", "ranked.arrow")  # what distances to any part of the ranking are measured by
