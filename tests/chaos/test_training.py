@@ -1,4 +1,4 @@
-"""A training loses its workers, or a node that is announced to be taken away: what was learnt until then is kept."""
+"""A node under a training is announced to be taken away, and is: what it had learnt until then is kept."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import psutil
 import pytest
 
 from tests import driven
-from tests.ray.test_training import PHASES, UPDATES, events_of, job, lesson_rows, losses, token_folders, train
+from tests.ray.test_training import PHASES, is_worker, job, lesson_rows, train
 
-__all__ = ["token_folders"]  # a fixture
-
-LONG = 1200  # updates: the node goes long before they are done
+UPDATES = 1200
 
 
 def test_a_node_that_is_about_to_go_leaves_a_checkpoint(
@@ -24,7 +22,7 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint(
     import ray
 
     monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
-    monkeypatch.setattr("tests.ray.test_training.PHASES", [PHASES[1].model_copy(update={"updates": LONG})])
+    monkeypatch.setattr("tests.ray.test_training.PHASES", [PHASES[1].model_copy(update={"updates": UPDATES})])
     with driven.raylets(2, monkeypatch) as cluster:
         ray.init(address=cluster.address, logging_level="ERROR")
         try:
@@ -35,7 +33,7 @@ def test_a_node_that_is_about_to_go_leaves_a_checkpoint(
         finally:
             ray.shutdown()
     assert seen, "no node was taken away: the test has shown nothing"
-    assert [line["update"] for line in lines] == list(range(1, LONG + 1))
+    assert [line["update"] for line in lines] == list(range(1, UPDATES + 1))
     assert seen[0] > 0, "there was no checkpoint when the node went"
 
 
@@ -68,48 +66,3 @@ def take_away(cluster: Any, out: Path, seen: list[int]) -> None:
         time.sleep(0.1)
     seen.append(len(list(out.glob("state/*/checkpoints/checkpoint_*"))))
     cluster.remove_node(node, allow_graceful=False)
-
-
-def test_killed_workers_cost_the_updates_since_their_checkpoint(
-    tmp_path: Path, tiny_model: str, token_folders: dict[str, str]
-) -> None:
-    """Twice; the losses are those of a training that nothing happened to, and no start but the first begins anew."""
-    killed: list[int] = []
-    fields: dict[str, Any] = {"workers": 2, "zero_stage": 2, "precision": "fp32", "checkpoint_every": 3}
-    undisturbed = train(job(tmp_path / "undisturbed", tiny_model, token_folders, **fields))
-    out = tmp_path / "out"
-    threading.Thread(target=kill_twice, args=(out, killed), daemon=True).start()
-    resumed = train(job(out, tiny_model, token_folders, **fields))
-    assert len(killed) == 2, "the workers were not killed: the test has shown nothing"
-    assert losses(resumed) == pytest.approx(losses(undisturbed), rel=1e-3)
-    assert [line["update"] for line in resumed] == list(range(1, UPDATES + 1))
-    begun = [updates_of(file)[0] for file in told_in(out)]
-    assert 1 == begun[0] < begun[1] < begun[2] and {start % 3 for start in begun} == {1}, begun
-
-
-def kill_twice(out: Path, killed: list[int]) -> None:
-    """SIGKILL a training worker of ours as soon as the second checkpoint is made (after update 6), and again after the
-    sixth. Ray may not know of the newest one by then."""
-    for needed in (6, 18):
-        while max((update for file in told_in(out) for update in updates_of(file)), default=0) < needed:
-            time.sleep(0.02)
-        while not (workers := [one for one in psutil.Process().children(recursive=True) if is_worker(one)]):
-            time.sleep(0.02)
-        killed.append(workers[0].pid)
-        workers[0].kill()
-
-
-def told_in(out: Path) -> list[Path]:
-    """TensorBoard's files, one for every start; they grow whenever a checkpoint has been made."""
-    return sorted((out / "tensorboard").glob("*"))
-
-
-def updates_of(file: Path) -> list[int]:
-    return list(events_of(file).get("train/loss", {}))
-
-
-def is_worker(process: psutil.Process) -> bool:
-    try:
-        return "ray::RayTrainWorker" in " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import threading
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pytest
 from rich.console import Console
@@ -171,6 +174,49 @@ def events_of(file: Path) -> dict[str, dict[int, float]]:
         for value in event.summary.value:
             found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
+
+
+def test_killed_workers_cost_the_updates_since_their_checkpoint(
+    tmp_path: Path, tiny_model: str, token_folders: dict[str, str], trained: dict[str, Job]
+) -> None:
+    """Twice; the losses are those of a training that nothing happened to, and no start but the first begins anew."""
+    killed: list[int] = []
+    threading.Thread(target=kill_twice, args=(tmp_path, killed), daemon=True).start()
+    fields: dict[str, Any] = {"workers": 2, "zero_stage": 2, "precision": "fp32", "checkpoint_every": 3}
+    resumed = train(job(tmp_path, tiny_model, token_folders, **fields))
+    assert len(killed) == 2, "the workers were not killed: the test has shown nothing"
+    assert losses(resumed) == pytest.approx(losses(history(trained["zero 2"])), rel=1e-3)
+    assert [line["update"] for line in resumed] == list(range(1, UPDATES + 1))
+    begun = [updates_of(file)[0] for file in told_in(tmp_path)]
+    assert 1 == begun[0] < begun[1] < begun[2] and {start % 3 for start in begun} == {1}, begun
+
+
+def kill_twice(out: Path, killed: list[int]) -> None:
+    """SIGKILL a training worker of ours as soon as the second checkpoint is made (after update 6), and again after the
+    sixth. Ray may not know of the newest one by then."""
+    for needed in (6, 18):
+        while max((update for file in told_in(out) for update in updates_of(file)), default=0) < needed:
+            time.sleep(0.02)
+        while not (workers := [one for one in psutil.Process().children(recursive=True) if is_worker(one)]):
+            time.sleep(0.02)
+        killed.append(workers[0].pid)
+        workers[0].kill()
+
+
+def told_in(out: Path) -> list[Path]:
+    """TensorBoard's files, one for every start; they grow whenever a checkpoint has been made."""
+    return sorted((out / "tensorboard").glob("*"))
+
+
+def updates_of(file: Path) -> list[int]:
+    return list(events_of(file).get("train/loss", {}))
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "ray::RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_loss_that_is_no_number_ends_the_training_and_says_what_to_change(
