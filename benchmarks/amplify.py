@@ -12,7 +12,7 @@ engine_share: of the machine's cores, what the engine's process got while its re
 got the others, which a CPU engine has to share with Ray's own processes.
 overhead_ms_per_row, slope, driver_mb_growth: with an engine that answers at once, so that all there is to measure is
 ours: milliseconds of one core per row at the largest size, starting Ray included, the log-log slope of time against
-rows, and what the driver's memory grows by.
+rows, both from the median time of each size, and the most that the driver's memory grew by.
 cold_start_s: from nothing to a loaded engine, kept apart from all of the above.
 """
 
@@ -49,9 +49,9 @@ from bridge_ray.stage import Work
 MODEL = "embedded:smollm2-135m"
 TOKENS = 96
 ENGINE = Engine(max_num_seqs=128, max_model_len=512, kv_cache_gb=2, enforce_eager=True)
+NAMED = ("ours", "async_llm", "llm_generate")  # those that say when their engine is loaded
 UNVERIFIED = Amplify(verify="off", max_tokens=TOKENS)
 ADAPTIVE = Amplify(samples=3, hint=False, max_tokens=TOKENS)
-FEW = 128  # rows of the shorter of two runs whose difference is taken
 
 
 # the corpus
@@ -382,12 +382,18 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def measure(rows: int, repeats: int, sizes: list[int], say: Callable[[str], None]) -> dict[str, Any]:
+def few(rows: int) -> int:
+    """Of the shorter of two runs whose difference is taken."""
+    return rows // 3
+
+
+def compare(rows: int, repeats: int, say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
+    """What each system printed, of every repeat, under its name and corpus."""
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_corpus(folder / "all", rows)
-        write_corpus(folder / "few", FEW)
+        write_corpus(folder / "few", few(rows))
         write_corpus(folder / "open", rows, open_only=True)
         runs = [("ours", "all"), ("async_llm", "all"), ("llm_generate", "all"), ("ray_data_llm", "all")]
         runs += [("ray_data_llm", "few"), ("ours", "few")]
@@ -397,27 +403,29 @@ def measure(rows: int, repeats: int, sizes: list[int], say: Callable[[str], None
                 result = alone("--system", system, "--corpus", folder / corpus)
                 found.setdefault(f"{system}/{corpus}", []).append(result)
                 say(f"{repeat + 1} of {repeats}: {system}/{corpus} {result}")
-    scale = []
-    for size in sizes:
-        scale.append(alone("--overhead", size))
-        say(str(scale[-1]))
-    return {"systems": found, "scale": scale}
+    return found
 
 
-def ratios(found: dict[str, Any], rows: int) -> dict[str, Any]:
-    systems, scale = found["systems"], found["scale"]
+def grow(sizes: list[int], repeats: int, say: Callable[[str], None]) -> list[list[dict[str, Any]]]:
+    """What each repeat of each size printed, size by size."""
+    found: list[list[dict[str, Any]]] = [[] for _ in sizes]
+    for repeat in range(repeats):
+        for size, runs in zip(sizes, found, strict=True):
+            runs.append(alone("--overhead", size))
+            say(f"{repeat + 1} of {repeats}: {runs[-1]}")
+    return found
 
+
+def engine_ratios(systems: dict[str, Any], rows: int) -> dict[str, Any]:
     def rates(name: str, what: str = "tokens") -> list[float]:
         return [run[what] / run["seconds"] for run in systems[name]]
 
     def extra(system: str) -> list[float]:
         pairs = zip(systems[f"{system}/all"], systems[f"{system}/few"], strict=True)
-        return [(rows - FEW) / (every["whole"] - few["whole"]) for every, few in pairs]
+        return [(rows - few(rows)) / (longer["whole"] - shorter["whole"]) for longer, shorter in pairs]
 
-    first, last = scale[0], scale[-1]
     attempts = statistics.fmean(run["attempts"] for run in systems["adaptive/open"])
     bound = (ADAPTIVE.samples + 1) / (attempts / rows)
-    cores = os.cpu_count() or 1
     mine = rates("ours/all")
     return {
         "vs_async_llm": spread(mine, rates("async_llm/all")),
@@ -426,9 +434,17 @@ def ratios(found: dict[str, Any], rows: int) -> dict[str, Any]:
         "verified_per_s_vs_fixed_k": spread(rates("adaptive/open", "verified"), rates("fixed_k/open", "verified")),
         "adaptive_bound": round(bound, 3),
         "engine_share": {name: engine_share(systems[f"{name}/all"]) for name in ("ours", "async_llm")},
-        "overhead_ms_per_row": round(1000 * last["seconds"] * cores / last["rows"], 4),
-        "slope": round(math.log(last["seconds"] / first["seconds"]) / math.log(last["rows"] / first["rows"]), 3),
-        "driver_mb_growth": round(max(size["driver_mb"] for size in scale), 1),
+    }
+
+
+def own_cost(scale: list[list[dict[str, Any]]]) -> dict[str, float]:
+    rows = [runs[0]["rows"] for runs in scale]
+    seconds = [median([run["seconds"] for run in runs]) for runs in scale]
+    cores = os.cpu_count() or 1
+    return {
+        "overhead_ms_per_row": round(1000 * seconds[-1] * cores / rows[-1], 4),
+        "slope": round(math.log(seconds[-1] / seconds[0]) / math.log(rows[-1] / rows[0]), 3),
+        "driver_mb_growth": round(max(run["driver_mb"] for runs in scale for run in runs), 1),
     }
 
 
@@ -444,12 +460,33 @@ def spread(ones: list[float], others: list[float]) -> dict[str, Any]:
     return {"median": round(median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
 
 
+def measure(rows: int | None, repeats: int, sizes: list[int]) -> dict[str, Any]:
+    """All that this file prints; without ``rows`` our own cost alone."""
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    systems = compare(rows, repeats, say) if rows else {}
+    scale = grow(sizes, repeats, say)
+    return {
+        "ratios": (engine_ratios(systems, rows) if rows else {}) | own_cost(scale),
+        "cold_start_s": {name: median([run["cold"] for run in systems[f"{name}/all"]]) for name in NAMED if systems},
+        "rows": rows,
+        "repeats": repeats,
+        "systems": systems,
+        "scale": scale,
+        "machine": {"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
+        "versions": {name: version(name) for name in ("ray", "torch", "transformers", "pyarrow")},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--quick", action="store_true", help="a few minutes: one repeat, fewer rows")
-    parser.add_argument("--repeats", type=int, help="of the runs with a model; 3 by default")
-    parser.add_argument("--rows", type=int, help="of those; 768 by default")
+    parser.add_argument("--repeats", type=int, help="3 by default")
+    parser.add_argument("--rows", type=int, help="of the runs with a model; 768 by default")
+    parser.add_argument("--only", choices=("own",), help="our own cost alone, without a model")
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--overhead", type=int, help=argparse.SUPPRESS)
@@ -460,22 +497,11 @@ def main() -> None:
     if options.overhead:
         print(json.dumps(overhead(options.overhead)))
         return
-    rows, repeats, sizes = (192, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats, sizes = (96, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
     rows, repeats = options.rows or rows, options.repeats or repeats
-    found = measure(rows, repeats, sizes, lambda line: print(line, file=sys.stderr, flush=True))
-    result = {
-        "ratios": ratios(found, rows),
-        "cold_start_s": {name: median([run["cold"] for run in found["systems"][f"{name}/all"]]) for name in NAMED},
-        "rows": rows,
-        "repeats": repeats,
-        **found,
-        "machine": {"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
-        "versions": {name: version(name) for name in ("ray", "torch", "transformers", "pyarrow")},
-    }
+    result = measure(None if options.only else rows, repeats, sizes)
     print(json.dumps(result, indent=None if options.json else 2))
 
-
-NAMED = ("ours", "async_llm", "llm_generate")
 
 if __name__ == "__main__":
     main()
