@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from bridge_ray.config import Training
+from bridge_ray.training.trackers import Refused
 
 WINDOW = 20  # updates whose losses are averaged
 
@@ -41,6 +42,8 @@ def explained(error: BaseException, training: Training) -> str | None:
     """What to change about an error that no restart would; None for any other."""
     if isinstance(error, Unpackable):
         return f"{error}: set training.packing=false"
+    if isinstance(error, Refused):
+        return f"{error}: set it up, or take it out of training.trackers; run again and it goes on"
     texts = ("out of memory", "can't allocate memory")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts):
         return (

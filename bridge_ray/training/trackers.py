@@ -47,6 +47,10 @@ class Writer(Protocol):
     def close(self, failed: bool) -> None: ...
 
 
+class Refused(Exception):
+    """A tracker that does not start, in its own words."""
+
+
 def check(trackers: Sequence[str]) -> None:
     """Raise UserError for a tracker whose package is not installed."""
     for name in trackers:
@@ -59,7 +63,7 @@ class Tracker:
 
     def __init__(self, tracked: Tracked, out: str, done: int):
         self._failed = False
-        self._writers = [WRITERS[name](tracked, out, done) for name in tracked.trackers]
+        self._writers = [_start(name, tracked, out, done) for name in tracked.trackers]
 
     def log(self, line: Mapping[str, float]) -> None:
         values = {f"train/{name}": value for name, value in line.items() if name not in ("update", "seconds", "tokens")}
@@ -82,6 +86,13 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for writer in self._writers:
             writer.close(self._failed or kind is not None)
+
+
+def _start(name: str, tracked: Tracked, out: str, done: int) -> Writer:
+    try:
+        return WRITERS[name](tracked, out, done)
+    except Exception as error:  # of whatever class the package has for a missing key, address or file
+        raise Refused(f"{name} does not start: {' '.join(str(error).split())}") from error
 
 
 class TensorBoard:

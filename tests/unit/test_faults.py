@@ -9,6 +9,7 @@ import torch
 
 from bridge_ray.config import Training
 from bridge_ray.training.faults import Unpackable, explained, verdict
+from bridge_ray.training.trackers import Refused
 
 
 def history(*losses: float, phase: int = 0) -> list[dict[str, float]]:
@@ -60,4 +61,10 @@ def test_other_errors_may_be_tried_again() -> None:
 def test_a_model_that_cannot_be_packed_is_told_from_one_that_is_broken() -> None:
     assert explained(Unpackable("rows cannot be packed for conv layers"), Training()) == (
         "rows cannot be packed for conv layers: set training.packing=false"
+    )
+
+
+def test_a_tracker_that_does_not_start_is_not_tried_again() -> None:
+    assert explained(Refused("mlflow does not start: no server"), Training()) == (
+        "mlflow does not start: no server: set it up, or take it out of training.trackers; run again and it goes on"
     )

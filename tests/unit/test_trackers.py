@@ -9,7 +9,7 @@ import pytest
 
 from bridge_ray.errors import UserError
 from bridge_ray.training import trackers
-from bridge_ray.training.trackers import Tracked, Tracker
+from bridge_ray.training.trackers import Refused, Tracked, Tracker
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +17,17 @@ def test_a_tracker_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
     trackers.check(["tensorboard"])
     with pytest.raises(UserError, match="training.trackers: mlflow is not there; pip install no_such_package"):
         trackers.check(["tensorboard", "mlflow"])
+
+
+def test_a_tracker_that_does_not_start_says_why_in_its_own_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def start(*_: object) -> None:
+        raise PermissionError("no key:\n  log in first")
+
+    monkeypatch.setitem(trackers.WRITERS, "wandb", start)
+    with pytest.raises(Refused, match="^wandb does not start: no key: log in first$"):
+        Tracker(Tracked(("wandb",), "run", "train_ta", "abc", {}), str(tmp_path), 0)
 
 
 class Written:
