@@ -45,7 +45,8 @@ def stage(
     work = partial(run, settings=settings, scored=scored, rows=rows, count=count, bought=bought, seed=seed, cells=cells)
     if bought >= rows and budget.max_usd is None:
         work = partial(work, known=(f"the budget buys all {rows} train rows: there is nothing to select",))
-    return Stage("select", 1, identity, {"corpus": corpus, "score": score, "embed": embed}, work)
+    version = 2 if cells else 1  # 2: the ranked rows' partitions are kept too
+    return Stage("select", version, identity, {"corpus": corpus, "score": score, "embed": embed}, work)
 
 
 def run(

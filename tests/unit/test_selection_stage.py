@@ -126,4 +126,4 @@ def test_only_a_large_corpus_is_cut_and_only_then_is_the_stage_another():
         select.stage(Select(), Score(), Budget(), rows, 0, before, before, before) for rows in (50_000, 50_001)
     )
     assert set(small.identity) == {"select", "difficulty", "count", "seed"} and small.version == 1
-    assert big.identity["partitions"] == large.partitions(50_001) == 21
+    assert big.identity["partitions"] == large.partitions(50_001) == 21 and big.version == 2

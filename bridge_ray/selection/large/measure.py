@@ -16,15 +16,12 @@ Floats = NDArray[np.float64]
 
 
 class Lists:
-    """Unit vectors (m, d) by their nearest centroid, to be searched list by list."""
+    """Unit vectors (m, d) by their partitions (m,), to be searched partition by partition."""
 
-    def __init__(self, vectors: Vectors, centroids: Vectors):
-        import faiss
-
+    def __init__(self, vectors: Vectors, partitions: Rows, centroids: Vectors):
         self._centroids = centroids
-        labels = faiss.knn(vectors, centroids, 1, metric=faiss.METRIC_INNER_PRODUCT)[1][:, 0]
-        self._order = np.argsort(labels, kind="stable")
-        self._bounds = np.searchsorted(labels[self._order], np.arange(len(centroids) + 1))
+        self._order = np.argsort(partitions, kind="stable")
+        self._bounds = np.searchsorted(partitions[self._order], np.arange(len(centroids) + 1))
         self._vectors = vectors[self._order]
 
     @cached_property
@@ -59,8 +56,13 @@ class Ranked:
     def __init__(self, location: str):
         self.frame = frame.load(storage.join(location, "frame.npz"))
         self.ids: Rows = files.read(storage.join(location, "ranking.arrow"))["id"].to_numpy()
-        self.vectors = files.matrix(files.read(storage.join(location, "ranked.arrow"))["vector"])
+        ranked = files.read(storage.join(location, "ranked.arrow"))
+        self._vectors, self._partitions = files.matrix(ranked["vector"]), ranked["partition"].to_numpy()
         self._by_id = np.argsort(self.ids)
+
+    def lists(self, count: int | None = None) -> Lists:
+        """Of the first ``count``, by default of all."""
+        return Lists(self._vectors[:count], self._partitions[:count], self.frame.centroids)
 
     def ranks(self, ids: Rows) -> Rows:
         """The rank of each id, or -1."""
@@ -75,7 +77,7 @@ def distances(chunk: Chunk, location: str, bought: int) -> tuple[float, float]:
     Each is the true one or a little more, see ``Lists.nearest``. Memory: a block of rows and the bought vectors.
     """
     ranked = Ranked(location)
-    lists = Lists(ranked.vectors[:bought], ranked.frame.centroids)
+    lists = ranked.lists(bought)
     total, most = 0.0, 0.0
     for ids, vectors in frame.blocks(chunk):
         _, cosine = lists.nearest(ranked.frame.unit(vectors))
@@ -92,7 +94,7 @@ def coverage(chunk: Chunk, number: int, location: str) -> None:
     A ranked row covers itself; a near-duplicate at the end of the ranking covers nothing else.
     """
     ranked = Ranked(location)
-    lists = Lists(ranked.vectors, ranked.frame.centroids)
+    lists = ranked.lists()
     covers = np.zeros(len(ranked.ids), np.int64)
     ranks, clusters = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     for ids, vectors in frame.blocks(chunk):

@@ -47,6 +47,10 @@ class Race:
         """The place of each partition's first row."""
         return np.cumsum(self.sizes) - self.sizes
 
+    def partitions(self, places: Rows) -> Rows:
+        """The partition of each of these places."""
+        return np.searchsorted(np.cumsum(self.sizes), places, side="right")
+
     @property
     def on_graph(self) -> bool:
         return self.settings.strategy in ON_GRAPH
@@ -176,15 +180,14 @@ def second_round(race: Race) -> bool:
     """
     every = places(race.parts)
     winners, gains = _winners(race, every)
-    unit = _vectors(winners, race)
     known = frame.load(storage.join(race.parts, "frame.npz"))
-    kept = ~_repeated(unit, known.centroids)
+    kept = ~_repeated(_vectors(winners, race), race.partitions(winners), known.centroids)
     if kept.sum() < race.count and not race.everyone:
         return False
     chosen, gains = winners[kept][: race.count], gains[kept][: race.count]
     if race.on_graph:
         chosen, gains = _again(winners[kept], race, every)
-    _write(_filled(chosen, gains, race, every), known, race)
+    _write(_filled(chosen, gains, race, every), race)
     return True
 
 
@@ -205,7 +208,7 @@ def _winners(race: Race, every: Places) -> tuple[Rows, Floats]:
 
 def _vectors(chosen: Rows, race: Race) -> Vectors:
     """The vectors (m, d) of these places."""
-    partition = np.searchsorted(np.cumsum(race.sizes), chosen, side="right")
+    partition = race.partitions(chosen)
     order = np.argsort(partition, kind="stable")
     present, starts = np.unique(partition[order], return_index=True)
     found = [
@@ -217,12 +220,12 @@ def _vectors(chosen: Rows, race: Race) -> Vectors:
     return unit
 
 
-def _repeated(unit: Vectors, centroids: Vectors) -> NDArray[np.bool_]:
+def _repeated(unit: Vectors, partitions: Rows, centroids: Vectors) -> NDArray[np.bool_]:
     """Whether each of these rows, best first, is a near-duplicate of a better one that stays.
 
     Looks for near-duplicates in the eight lists nearest to each row, where nearly every row at cosine 0.98 lies.
     """
-    lists = Lists(unit, centroids)
+    lists = Lists(unit, partitions, centroids)
     pairs = [np.empty((0, 2), np.int64)]
     for number, rows in by_partition(unit, centroids, lists.numbers):
         members = lists.members(number)
@@ -272,8 +275,8 @@ def _filled(chosen: Rows, gains: Floats, race: Race, every: Places) -> Ranking:
     return Ranking(ids, np.concatenate([gains, np.full(len(others), np.nan)]), chosen)
 
 
-def _write(ranking: Ranking, known: frame.Frame, race: Race) -> None:
-    """The ranking, and the vectors of its rows in their order, by which the others are measured."""
+def _write(ranking: Ranking, race: Race) -> None:
+    """The ranking, and its rows' vectors and partitions in their order, by which the others are measured."""
     files.write_columns(storage.join(race.parts, "ranking.arrow"), id=ranking.ids, gain=ranking.gains)
-    unit = _vectors(ranking.places, race)
-    files.write_columns(storage.join(race.parts, "ranked.arrow"), vector=unit)
+    unit, partition = _vectors(ranking.places, race), race.partitions(ranking.places)
+    files.write_columns(storage.join(race.parts, "ranked.arrow"), vector=unit, partition=partition)
