@@ -19,6 +19,7 @@ WORKER_ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # standard output is for what somebody reads, or a program
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
