@@ -31,7 +31,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -126,10 +126,11 @@ class Cores:
         """Name -> mean number of cores, the largest first; Ray's workers without a task are ``ray::IDLE``."""
         self._stop.set()
         self._thread.join()
-        cores: Counter[str] = Counter()
+        cores: defaultdict[str, float] = defaultdict(float)
         for pid, (name, seconds) in self._last.items():
             cores[name] += (seconds - self._first.get(pid, 0.0)) / (self._ended - self._began)
-        return {name: round(share, 4) for name, share in cores.most_common(12)}
+        most = sorted(cores, key=lambda name: -cores[name])[:12]
+        return {name: round(cores[name], 4) for name in most}
 
 
 def _processes() -> list[tuple[int, str, float]]:

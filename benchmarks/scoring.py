@@ -31,9 +31,9 @@ SAMPLES, TEMPERATURE = 8, 0.7
 WAYS = ("native", "rows", "native_without")
 
 
-def questions(count: int) -> list[Mapping[str, Any]]:
+def questions(count: int) -> list[dict[str, Any]]:
     """Generated questions, all different."""
-    return list(map(asdict, load(config.Corpus(source="generated", train=count, test=1), seed=0)))[:count]
+    return [asdict(row) for row in load(config.Corpus(source="generated", train=count, test=1), seed=0)][:count]
 
 
 async def tokens_per_second(engine: Engine, rows: Sequence[Mapping[str, Any]], way: str, max_tokens: int) -> float:

@@ -41,7 +41,7 @@ from bridge_ray import config, storage
 from bridge_ray.inference import local_ray, models, workers
 from bridge_ray.pipeline import draft, perform_all
 from bridge_ray.progress import Progress
-from bridge_ray.selection import select
+from bridge_ray.selection import facts, select
 from bridge_ray.selection.describe import Facts, describe
 from bridge_ray.selection.large import run as large
 from bridge_ray.selection.lazy_greedy import lazy_greedy, objective
@@ -215,10 +215,9 @@ def scored(corpus: dict[str, Any], model: str, rows: int) -> tuple[Vectors, Fact
         )
         run = draft(made, until="embed")
         stages = [run.stages[name] for name in ("corpus", "score", "embed")]
-        with Progress(Console(stderr=True)) as progress:
-            done = perform_all(run, stages, progress, False, lambda: None)
+        done = perform_all(run, stages, Progress(Console(stderr=True)), False, lambda: None)
         places = {name: part.location for name, part in done.items()}
-        known = select.facts.gathered(places["corpus"], places["score"], rows, made.score)
+        known = facts.gathered(places["corpus"], places["score"], rows, made.score)
         return select.read_vectors(places["embed"], rows), known
 
 
@@ -227,7 +226,8 @@ def compared(corpus: tuple[Vectors, Facts]) -> dict[str, Any]:
     count, near = int(len(vectors) * BUDGET), graph(normalise(vectors), SETTINGS.neighbours)
     found = {}
     for strategy in STRATEGIES:
-        table = rank(vectors, known.difficulty, config.Select(strategy=strategy), count, seed=0)
+        settings = config.Select.model_validate({"strategy": strategy})
+        table = rank(vectors, known.difficulty, settings, count, seed=0)
         told = describe(table, vectors, known)
         covered = np.unique(np.concatenate([near.around(row)[0] for row in table["id"].to_numpy()]))
         found[strategy] = {

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,6 +42,7 @@ from bridge_ray.training.curriculum import make_plan, resolved
 MODEL = "embedded:smollm2-135m"
 LAYERS, BATCH, SEQ_LEN, WARM = 12, 16, 512, 3  # WARM: updates that are not counted
 SCHEDULE = Schedule(lr=1e-4)
+Zero = Literal[0, 1, 2, 3]
 
 
 def write_rows(folder: Path, rows: int, seed: int) -> None:
@@ -60,7 +61,7 @@ def write_rows(folder: Path, rows: int, seed: int) -> None:
     tokens._write_arrow(str(folder / "rows.arrow"), pa.Table.from_pylist(made, schema=tokens._schema()))
 
 
-def job(folder: Path, updates: int, workers: int, zero: int, packing: bool) -> Any:
+def job(folder: Path, updates: int, workers: int, zero: Zero, packing: bool) -> Any:
     from bridge_ray.training import tokens
     from bridge_ray.training.loop import Job
     from bridge_ray.training.trackers import Tracked
@@ -84,7 +85,7 @@ def job(folder: Path, updates: int, workers: int, zero: int, packing: bool) -> A
 # the systems: each prints {"tokens", "seconds", "losses"} from a process of its own
 
 
-def ours(folder: Path, updates: int, workers: int, zero: int, packing: bool = True) -> dict[str, Any]:
+def ours(folder: Path, updates: int, workers: int, zero: Zero, packing: bool = True) -> dict[str, Any]:
     from rich.console import Console
 
     from bridge_ray import storage
@@ -103,7 +104,7 @@ def ours(folder: Path, updates: int, workers: int, zero: int, packing: bool = Tr
     }
 
 
-def bare_deepspeed(folder: Path, updates: int, workers: int, zero: int) -> dict[str, Any]:
+def bare_deepspeed(folder: Path, updates: int, workers: int, zero: Zero) -> dict[str, Any]:
     """As many processes as workers; rank 0 says what it has measured."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -119,7 +120,7 @@ def bare_deepspeed(folder: Path, updates: int, workers: int, zero: int) -> dict[
     return last_object(said[0])
 
 
-def one_rank(folder: Path, updates: int, zero: int) -> dict[str, Any]:
+def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
     import torch
 
     from bridge_ray.training import loop
