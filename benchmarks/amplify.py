@@ -498,7 +498,7 @@ def main() -> None:
     if options.overhead:
         print(json.dumps(overhead(options.overhead)))
         return
-    rows, repeats, sizes = (96, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats, sizes = (48, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
     rows, repeats = options.rows or rows, options.repeats or repeats
     result = measure(None if options.only else rows, repeats, sizes)
     print(json.dumps(result, indent=None if options.json else 2))
