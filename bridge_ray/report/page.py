@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, partial
 from typing import Any
-
-from jinja2 import ChainableUndefined, Environment, PackageLoader
 
 from bridge_ray.report import charts, summary
 from bridge_ray.report.data import ReportData
+from bridge_ray.report.templates import environment
 
 ROUTES = {
     "teacher": "bought from the teacher",
@@ -41,7 +39,7 @@ def render(data: ReportData) -> str:
     systems = summary.evaluated(metrics)
     routes = _routes(metrics)
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             data=data,
@@ -72,38 +70,6 @@ def render(data: ReportData) -> str:
             WIDTH=charts.WIDTH,
         )
     )
-
-
-def duration(seconds: Any) -> str:
-    """Seconds as '8.1 s', '3 min 20 s' or '2 h 05 min'."""
-    if not isinstance(seconds, int | float):
-        return "–"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("bridge_ray.report", ""),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": summary.percent,
-        "points": partial(summary.points, sign=True),
-        "interval": summary.interval,
-        "count": summary.count,
-        "money": summary.money,
-        "duration": duration,
-    }
-    return environment
 
 
 def _interval(scores: Mapping[str, Any]) -> tuple[float, float] | None:

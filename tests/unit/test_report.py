@@ -24,7 +24,8 @@ from bridge_ray.report import charts, summary, write
 from bridge_ray.report.card import model_card
 from bridge_ray.report.data import Counts, Point, ReportData, SampleRow
 from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
-from bridge_ray.report.page import duration, kept, render
+from bridge_ray.report.page import kept, render
+from bridge_ray.report.templates import duration
 from bridge_ray.stage import Done
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
