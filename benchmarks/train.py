@@ -70,6 +70,7 @@ def job(folder: Path, updates: int, workers: int, zero: Zero, packing: bool) -> 
     training = Training(
         workers=workers,
         zero_stage=zero,
+        precision="bf16",
         global_batch=BATCH,
         micro_batch=8 if packing else BATCH // workers,
         seq_len=SEQ_LEN,

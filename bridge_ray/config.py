@@ -306,13 +306,14 @@ class Training(Model):
     """``global_batch`` and ``micro_batch`` count rows of at most ``seq_len`` tokens: per update, and at once a worker.
 
     With ``packing``, a worker's rows of an update are one sequence after another without padding, at most
-    ``micro_batch`` x ``seq_len`` tokens at once, and no row attends to another.
+    ``micro_batch`` x ``seq_len`` tokens at once, and no row attends to another. ``precision``: auto is bf16 where the
+    hardware computes it (GPUs, CPUs with AVX-512 or Arm's BF16) and fp32 elsewhere.
     """
 
     workers: Positive = 2
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     zero_stage: Literal[0, 1, 2, 3] = 2
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     global_batch: Positive = 16
     micro_batch: Positive = 8
     seq_len: Positive = 512

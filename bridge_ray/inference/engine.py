@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from bridge_ray.answers.prompts import Message, prompt_ids
 from bridge_ray.config import Engine as EngineConfig
+from bridge_ray.inference import numerics
 
 
 class RowFault(Exception):
@@ -156,7 +157,7 @@ def _arguments(model: str, adapter: str | None, settings: EngineConfig, seed: in
     """Arguments of the engine; ``trust_remote_code`` stays off and only safetensors are read."""
     arguments: dict[str, Any] = {
         "model": model,
-        "dtype": "bfloat16",
+        "dtype": "bfloat16" if numerics.fast_bf16(settings.gpus) else "float32",
         "seed": seed,
         "max_model_len": settings.max_model_len,
         "max_num_seqs": settings.max_num_seqs,

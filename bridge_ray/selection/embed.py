@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Embed
-from bridge_ray.inference import models
+from bridge_ray.inference import models, numerics
 from bridge_ray.inference.resumable import Pool, resumable_map
 from bridge_ray.stage import Stage, Work
 
@@ -47,7 +47,8 @@ class Embedder:
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
-        loaded = AutoModel.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True)
+        kind = torch.bfloat16 if numerics.fast_bf16(gpu) else torch.float32
+        loaded = AutoModel.from_pretrained(directory, dtype=kind, use_safetensors=True)
         self._model = loaded.to(self._device).eval()
 
     def __call__(self, block: pa.Table) -> pa.Table:

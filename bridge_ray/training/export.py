@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from bridge_ray import storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Lora
-from bridge_ray.inference import models
+from bridge_ray.inference import models, numerics
 
 
 def load(directory: str, lora: Lora | None, attention: str = "sdpa") -> Any:
@@ -41,7 +41,8 @@ def prune_layers(directory: str, keep: int, questions: Sequence[Sequence[prompts
 
     Raises ValueError when the model has fewer layers.
     """
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16, use_safetensors=True).eval()
+    kind = torch.bfloat16 if numerics.fast_bf16(gpus=0) else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=kind, use_safetensors=True).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     layers = list(model.get_decoder().layers)
     if keep > len(layers):
@@ -51,7 +52,7 @@ def prune_layers(directory: str, keep: int, questions: Sequence[Sequence[prompts
     chosen = choose_layers(
         len(layers), keep, lambda remaining: _loss(_with_layers(model, layers, types, remaining), ids)
     )
-    _save(_with_layers(model, layers, types, chosen), directory, out)
+    _save(_with_layers(model, layers, types, chosen).to(torch.bfloat16), directory, out)
     return {"layers": chosen, "parameters": int(model.num_parameters())}
 
 

@@ -118,6 +118,7 @@ def _recompute(model: Any) -> None:
 
 def start_engine(model: torch.nn.Module, schedule: Schedule, training: Training, one_micro: bool) -> Any:
     """DeepSpeed's engine around the model; ``one_micro``: no update accumulates gradients."""
+    assert training.precision != "auto", "the precision is decided once, for all workers"
     if training.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read at import
     import deepspeed

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bridge_ray import storage
 from bridge_ray.errors import UserError
-from bridge_ray.inference import local_ray
+from bridge_ray.inference import local_ray, numerics
 from bridge_ray.progress import Progress
 from bridge_ray.stopping import handlers_kept
 
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
 
 
-def fit(job: Job, name: str, progress: Progress) -> None:
+def fit(job: Job, name: str, progress: Progress) -> str:
     """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
+    Returns the precision, bf16 or fp32; this machine decides what ``auto`` is for all workers.
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
     Raises UserError where the loop has found that it cannot go on, and else what it raised once
     ``training.max_failures`` restarts are used up.
@@ -25,9 +27,12 @@ def fit(job: Job, name: str, progress: Progress) -> None:
     from ray.train import TrainingFailedError
 
     local_ray.start()
+    precision = numerics.precision(job.training.precision, job.training.gpus_per_worker)
+    job = replace(job, training=job.training.model_copy(update={"precision": precision}))
     states = storage.join(job.out, "state")
-    # DeepSpeed's checkpoints fit the number of workers and the ZeRO stage that they were made with.
-    state = storage.join(states, f"zero{job.training.zero_stage}-by-{job.training.workers}")
+    # DeepSpeed's checkpoints fit the number of workers, the ZeRO stage and the precision that they were made with.
+    kind = (f"zero{job.training.zero_stage}", f"by-{job.training.workers}", precision)
+    state = storage.join(states, "-".join(kind))
     storage.remove(job.fault)  # of an earlier attempt: what it was about may have been changed
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         try:
@@ -37,6 +42,7 @@ def fit(job: Job, name: str, progress: Progress) -> None:
             raise
     _raise_fault(name, job)
     storage.delete(states)
+    return precision
 
 
 def _raise_fault(name: str, job: Job) -> None:

@@ -46,9 +46,11 @@ def teach_model(
     folders = {pool: storage.join(out, pool) for pool in written.rows}
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)
-    fit(Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked), work.stage, work.progress)
+    job = Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked)
+    precision = fit(job, work.stage, work.progress)
     storage.delete(out)
-    return asdict(written) | metrics(storage.read_json(storage.join(work.out, "losses.json")))
+    losses = storage.read_json(storage.join(work.out, "losses.json"))
+    return asdict(written) | {"precision": precision} | metrics(losses)
 
 
 def metrics(losses: Sequence[Mapping[str, float]]) -> dict[str, Any]:
