@@ -17,6 +17,7 @@ from bridge_ray.report.summary import count, interval, money, percent
 from bridge_ray.report.templates import environment
 
 CORE = ("bridge", "direct_labels", "direct")  # drawn as lines over their budgets
+TABLES_ONLY = ("student_base", "ta_base", "ta", "teacher")  # no trained student: they would only stretch the charts
 FLAT = ("labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
 NAMES_LEFT = 152  # units that the longest system's name takes
 
@@ -127,7 +128,7 @@ def command(found: Mapping[str, Any]) -> str:
 
 def plot(lines: Sequence[Line], axis: Axis, best: Sequence[Mapping[str, Any]]) -> Plot | None:
     """Accuracy over a logarithmic axis of what was spent; None where nothing was."""
-    spending = [line for line in lines if (line[axis.spent] or 0) > 0 and line["system"] != "teacher"]
+    spending = [line for line in lines if (line[axis.spent] or 0) > 0 and line["system"] not in TABLES_ONLY]
     flat = [line for line in lines if line not in spending and line["system"] in FLAT]
     if not spending:
         return None
