@@ -23,18 +23,20 @@ def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> Non
 
 
 def _table(found: Mapping[str, Any]) -> Table:
-    drawn = Table(title=f"{found['split'].capitalize()} accuracy of {found['name']}", title_justify="left")
+    """Narrow enough for 80 columns; training rows are shown where they are not all the same."""
+    sized = len({line["rows"] for line in found["intervals"]}) > 1
+    title = f"{found['split'].capitalize()} accuracy of {found['name']}"
+    drawn = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))
     drawn.add_column("system", no_wrap=True)
-    for heading in ("budget", "rows", "accuracy", "95 % interval", "n", "queries", "dollars", "local hours"):
+    for heading in ("budget", *(["rows"] if sized else []), "accuracy", "95 % interval", "queries", "dollars", "hours"):
         drawn.add_column(heading, justify="right", no_wrap=True)
     for line in found["intervals"]:
         drawn.add_row(
             line["system"],
             f"{line['budget'] * 100:g} %" if line["budget"] else "–",
-            count(line["rows"]),
+            *([count(line["rows"])] if sized else []),
             percent(line["accuracy"]),
             interval(line["interval"]),
-            count(line["n"]),
             count(line["queries"]),
             money(line["usd"]),
             f"{line['local_hours']:.2f}",

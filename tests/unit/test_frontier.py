@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from bridge_ray import config, pipeline, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
-from bridge_ray.frontier import run
+from bridge_ray.frontier import run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, settings_of
 from bridge_ray.frontier.summary import Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
@@ -359,6 +361,14 @@ def test_the_page_says_what_the_record_says() -> None:
     absent = {"system": "ta", "budget": 0.05, "rows": 600, "seed": 2, "reason": HOSTILE}
     odd = frontier_page.render({**found, "name": HOSTILE, "split": "dev", "missing": [absent]})
     assert "<script" not in odd and "Not complete" in odd and "Dev questions" in odd
+
+
+def test_the_terminal_s_table_fits_into_80_columns_and_ends_with_what_to_do() -> None:
+    out = Console(width=80, file=io.StringIO())
+    terminal.show(made_up(), "/runs/three-domains", "elsewhere", out)
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in said and "bridge_no_verification" in said and "72.0 to 77.9 %" in said
+    assert said.endswith("next: bridge-ray forecast three-domains --storage elsewhere\n")
 
 
 def test_a_frontier_that_has_no_cell_yet_has_a_page() -> None:
