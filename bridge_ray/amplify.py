@@ -35,11 +35,19 @@ from bridge_ray.stage import Stage, Work
 MENTIONS_HINT = re.compile(r"\b(hint\w*|told|given answer|correct answer|was said|provided answer)\b", re.IGNORECASE)
 
 
-def stage(settings: Amplify, ta: TA, seed: int, corpus: Stage, select: Stage, teach: Stage, train_ta: Stage) -> Stage:
-    """In a run: by the TA that *train_ta* has made. The teacher's rationales stay for the rows that were bought."""
-    inputs = {"corpus": corpus, "select": select, "teach": teach, "train_ta": train_ta}
-    work = partial(run, settings=settings, ta=ta, model_hash=train_ta.fingerprint, seed=seed)
-    return Stage("amplify", 2, _identity(settings, ta, seed), inputs, work)
+def stage(
+    settings: Amplify, ta: TA, seed: int, corpus: Stage, select: Stage, teach: Stage, train_ta: Stage | None
+) -> Stage:
+    """In a run: by the TA that *train_ta* has made, or without that by the TA as it is. The teacher's rationales stay
+    for the rows that were bought."""
+    inputs = {"corpus": corpus, "select": select, "teach": teach}
+    if train_ta is None:
+        model_hash, known = models.identity(ta.model), {"ta": models.identity(ta.model)}
+    else:
+        model_hash, known = train_ta.fingerprint, {}
+        inputs["train_ta"] = train_ta
+    work = partial(run, settings=settings, ta=ta, model_hash=model_hash, seed=seed)
+    return Stage("amplify", 2, _identity(settings, ta, seed) | known, inputs, work)
 
 
 def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Stage | None) -> Stage:
@@ -59,15 +67,22 @@ def run(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> di
     bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet"))).sort_by("id")
     kept = storage.join(work.out, "bought.parquet")
     storage.write_table(kept, bought)
-    adapter = ta.serve == "adapter"
-    trained = {name: storage.join(work.inputs["train_ta"], name) for name in ("adapter", "model")}
-    served = Served(ta.model, trained["adapter"], seed) if adapter else Served(trained["model"], seed=seed)
-    pool = courses(work, served, AmplifyCourse(settings, ta.model, model_hash), records.RATIONALE)
+    pool = courses(work, _served(work, ta, seed), AmplifyCourse(settings, ta.model, model_hash), records.RATIONALE)
     known = {
         storage.join(work.inputs["corpus"], "train"): ("domain", "answer_type", "options"),
         storage.join(work.inputs["select"], "rows.parquet"): ("difficulty",),
     }
     return explain(work, settings, pool, known, Rest(bought["id"].to_numpy(), kept))
+
+
+def _served(work: Work, ta: TA, seed: int) -> Served:
+    """The TA that *train_ta* has made, merged or beside its adapter; the untaught one where that is no input."""
+    trained = work.inputs.get("train_ta")
+    if trained is None:
+        return Served(ta.model, seed=seed)
+    if ta.serve == "adapter":
+        return Served(ta.model, storage.join(trained, "adapter"), seed)
+    return Served(storage.join(trained, "model"), seed=seed)
 
 
 def run_alone(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> dict[str, Any]:

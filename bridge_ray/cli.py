@@ -35,6 +35,7 @@ Address = Annotated[
     typer.Option(metavar="URL", help="The cluster's job server, http://HEAD:8265; RAY_API_SERVER_ADDRESS by default."),
 ]
 Answers = Literal["expert", "recorded"]
+Styles = Literal["one", "many"]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a config field; repeatable.")]
 
 
@@ -102,6 +103,58 @@ def amplify(
 
 def _amplified(name: str | None, recipes: list[str]) -> str | None:
     return name or (None if recipes else "amplify")
+
+
+@app.command()
+def frontier(
+    recipe: Recipe,
+    budgets: Annotated[str, typer.Option(help="Shares of the training rows.")] = "0.01,0.03,0.05,0.1,1.0",
+    seeds: Annotated[int, typer.Option(help="How many: the recipe's seed and those after it.")] = 3,
+    systems: Annotated[
+        str | None, typer.Option(help="Names, or all: every one but teacher, which is asked only if named.")
+    ] = None,
+    reference: Annotated[
+        float | None, typer.Option(help="The budget that systems are compared at; 0.05 where it is among them.")
+    ] = None,
+    corpora: Annotated[str, typer.Option(help="Nested training sizes, as shares: what a forecast needs.")] = "1.0",
+    lengths: Annotated[str, typer.Option(help="Multiples of the students' epochs, which dev chooses from.")] = "1.0",
+    dev: Annotated[bool, typer.Option("--dev", help="Report on dev, to choose by; test is not asked.")] = False,
+    name: Name = None,
+    storage: Storage = None,
+    set_: Set = None,
+) -> None:
+    """Show accuracy against spend for BRIDGE and its baselines, and where to stop.
+
+    Core systems (bridge, direct, direct_labels) are run at every budget, the others at the reference budget.
+    Interrupted and repeated, it goes on.
+    """
+    from bridge_ray import config
+
+    settings = config.load(recipe, set_ or (), name=name, storage=storage)
+    from bridge_ray import job
+    from bridge_ray.frontier import run
+    from bridge_ray.frontier.grid import grid
+    from bridge_ray.frontier.systems import chosen
+
+    wanted = ["all", *settings.evaluate.systems] if systems is None else systems.split(",")
+    asked = grid(
+        chosen(wanted),
+        _numbers("--budgets", budgets),
+        seeds,
+        reference,
+        _numbers("--corpora", corpora),
+        _numbers("--lengths", lengths),
+        "dev" if dev else "test",
+    )
+    raise typer.Exit(job.guarded(lambda stop: run.run(settings, asked, stop)))
+
+
+def _numbers(option: str, text: str) -> list[float]:
+    """Numbers with commas between them."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text}: expected numbers with commas between them, e.g. 0.03,0.05") from None
 
 
 @app.command()
@@ -225,6 +278,7 @@ def version() -> None:
 def serve(
     answers: Annotated[Answers, typer.Option(help="expert: the generated domains; recorded: --file.")] = "expert",
     file: Annotated[str | None, typer.Option(help="JSON lines of question, rationale, answer.")] = None,
+    styles: Annotated[Styles, typer.Option(help="The expert's: one for all questions, or many.")] = "many",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8321,
     latency: Annotated[float, typer.Option(metavar="SECONDS", help="What each completion takes.")] = Behaviour.latency,
     rpm: Annotated[int | None, typer.Option(help="Requests per minute; above it 429 with Retry-After.")] = None,
@@ -246,6 +300,7 @@ def serve(
         "127.0.0.1",
         port,
         lambda url: print(f"base_url: {url}", flush=True),
+        styles,
         latency=latency,
         rpm=rpm,
         fail=fail,

@@ -49,7 +49,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
-System = Literal["student_base", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
+System = Literal["student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
 class Model(BaseModel):
@@ -61,7 +61,9 @@ class Corpus(Model):
 
     ``columns`` maps our fields (id, question, context, options, answer, domain) to the file's columns; only
     question is required. Left empty, the columns that have our names are taken. ``train: null`` takes every row that
-    dev and test leave. Where only a path is given, its ending says what it is.
+    dev and test leave. Where only a path is given, its ending says what it is. ``made`` is the number of training
+    questions to generate, of which ``train`` are taken: a smaller corpus is then a part of a larger one, as a file's
+    always is.
     """
 
     source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
@@ -69,6 +71,7 @@ class Corpus(Model):
     columns: dict[str, str] = {}
     answer_type: AnswerType | None = None  # None: inferred from the options and the answers
     train: Positive | None = None
+    made: Positive | None = None  # of a generated corpus; null: train
     dev: Annotated[int, Field(ge=0)] = 0
     test: Annotated[int, Field(ge=0)] = 100
     near_duplicate: Share = 0.9  # Jaccard similarity of word 3-grams from which train and test rows are reported
@@ -84,6 +87,8 @@ class Corpus(Model):
     def _needs(self) -> Corpus:
         if self.source == "generated" and self.train is None:
             raise ValueError("a generated corpus needs corpus.train, the number of questions to make")
+        if self.made is not None and (self.source != "generated" or self.made < (self.train or 0)):
+            raise ValueError("corpus.made is for a generated corpus, and at least corpus.train")
         if self.source != "generated" and self.path is None:
             raise ValueError(f"corpus.source {self.source} needs corpus.path")
         if self.columns and "question" not in self.columns:
@@ -154,8 +159,17 @@ class Price(Model):
 
 
 class StandIn(Model):
+    """``styles``: the expert explains all questions in one style, or each in one of many that the question decides."""
+
     answers: Literal["expert", "recorded"] = "expert"
     file: str | None = None
+    styles: Literal["one", "many"] = "many"
+
+    @model_validator(mode="after")
+    def _sensible(self) -> StandIn:
+        if self.answers == "recorded" and self.styles == "one":
+            raise ValueError("styles are the expert's: recorded answers are given as they were recorded")
+        return self
 
 
 class Teacher(Model):
@@ -190,7 +204,7 @@ class Schedule(Model):
 
 class TATrain(Schedule):
     lr: Annotated[float, Field(gt=0)] = 1.0e-4
-    epochs: Annotated[float, Field(gt=0)] = 5
+    epochs: Annotated[float, Field(gt=0)] = 5.0
 
 
 class TA(Model):
@@ -198,6 +212,7 @@ class TA(Model):
     lora: Lora = Lora()
     train: TATrain = TATrain()
     serve: Literal["merged", "adapter"] = "merged"
+    taught: bool = True  # false: the TA explains the corpus as it is, untaught; the bought rationales stay
     adapter: str | None = None  # of a TA that is there already, for `bridge-ray amplify`: a LoRA adapter's location
 
 
@@ -210,6 +225,11 @@ class Amplify(Model):
     hint: bool = True
     verify: Literal["gold", "self_consistency", "off"] = "gold"
     max_error_fraction: Share = 0.01
+
+    @field_validator("verify", mode="before")
+    @classmethod
+    def _off(cls, verify: Any) -> Any:
+        return "off" if verify is False else verify  # YAML reads a bare off as false
 
 
 class PruneLayers(Model):
@@ -237,7 +257,7 @@ class Phase(Model):
 
     target: Literal["answer", "rationale", "mix"]
     source: Literal["all", "bought"] = "all"
-    epochs: Annotated[float, Field(gt=0)] = 1
+    epochs: Annotated[float, Field(gt=0)] = 1.0
     updates: Positive | None = None  # instead of epochs
     replay: Share = 0.0
     order: Literal["shuffled", "easy_to_hard"] = "shuffled"
@@ -420,6 +440,14 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
         else:
             message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"{source}: {field or 'config'}: {message}") from error
+
+
+def changed(settings: Config, overrides: Iterable[str]) -> Config:
+    """The config with ``a.b=c`` overrides applied. Raises UserError with one line that names the field."""
+    raw = settings.model_dump(mode="json")
+    for override in overrides:
+        raw = _override(raw, override)
+    return validate(raw, source=settings.name)
 
 
 def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Greedily, or with ``samples`` above 1 by the majority of that many sampled answers. Whoever chooses between systems asks
 for the dev split.
 
-The systems: the student before training, direct, direct_labels and bridge; the TA before and after; and the
-teacher, which is only asked when the config names it, because it costs.
+The systems: the student before training, taught by the labels alone, direct, direct_labels and bridge; the TA before
+and after; and the teacher, which is only asked when the config names it, because it costs.
 """
 
 from __future__ import annotations
@@ -33,11 +33,13 @@ from bridge_ray.teacher.teach import Terms, purchase, tally
 # system -> the stage that leaves its model/
 MODELS = {
     "student_base": "student_init",
+    "labels": "train_labels",
     "direct": "train_direct",
     "direct_labels": "train_direct_labels",
     "bridge": "train_student",
     "ta": "train_ta",
 }
+INSTRUCTIONS = {"labels": prompts.ANSWER}  # a student that has never seen a rationale is not asked for one
 COMPARISONS = (("bridge", "direct"), ("bridge", "direct_labels"))
 
 
@@ -114,7 +116,8 @@ def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True)
 class AnswerCourse:
-    """Replies under the "reason, then answer" instruction: one greedy, or several sampled ones."""
+    """Replies under the instruction that the system was taught, "reason, then answer" but for ``INSTRUCTIONS``: one
+    greedy, or several sampled ones."""
 
     max_tokens: int
     samples: int
@@ -122,9 +125,8 @@ class AnswerCourse:
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         warmth = self.temperature if self.samples > 1 else 0.0
-        replies = await ask(
-            prompts.chat(prompts.REASON, row), max_tokens=self.max_tokens, n=self.samples, temperature=warmth
-        )
+        messages = prompts.chat(INSTRUCTIONS.get(row["system"], prompts.REASON), row)
+        replies = await ask(messages, max_tokens=self.max_tokens, n=self.samples, temperature=warmth)
         tokens = sum(reply.tokens for reply in replies)
         return {**prediction(row, chosen(row, [reply.text for reply in replies]), None), "tokens": tokens}
 

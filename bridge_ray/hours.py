@@ -117,7 +117,7 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
             work = {"rows": rows, "samples": settings["samples"] + 1, "tokens": settings["max_tokens"]}
         case "student_init":
             work = {}
-        case "train_student" | "train_direct" | "train_direct_labels":
+        case "train_student" | "train_labels" | "train_direct" | "train_direct_labels":
             batch = identity["training"]["global_batch"]
             epochs = [(phase.get("updates") or 0) * batch / rows or phase["epochs"] for phase in identity["curriculum"]]
             work = {"rows": rows, "epochs": sum(epochs)}

@@ -43,6 +43,7 @@ NAMES = (
     "amplify",
     "student_init",
     "train_student",
+    "train_labels",
     "train_direct",
     "train_direct_labels",
     "evaluate",
@@ -62,16 +63,19 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     ranking = select.stage(config.select, config.score, config.budget, rows, seed, corpus, scores, vectors)
     bought = teach.stage(terms, config.budget, rows, corpus, ranking, vectors)
     refined = teacher_assistant.stage(config.ta, config.training, seed, corpus, ranking, bought)
-    explained = amplify.stage(config.amplify, config.ta, seed, corpus, ranking, bought, refined)
+    explaining = refined if config.ta.taught else None
+    explained = amplify.stage(config.amplify, config.ta, seed, corpus, ranking, bought, explaining)
     init = student.init_stage(config.student, ta, corpus)
     shared = (config.student, config.training, seed, corpus, ranking, init)
     bridge = student.bridge_stage(config.amplify.verify == "off", *shared, explained)
+    labels = student.labels_stage(*shared)
     direct = student.direct_stage(False, *shared, bought)
     direct_labels = student.direct_stage(True, *shared, bought)
-    trained = {part.name: part for part in (refined, init, bridge, direct, direct_labels)}
+    trained = {part.name: part for part in (refined, init, bridge, labels, direct, direct_labels)}
     compared = evaluate.stage(config.evaluate, terms, ta, seed, corpus, trained)
-    everything = (corpus, scores, vectors, ranking, bought, refined, explained, *_needed(trained, compared), compared)
-    return {part.name: part for part in everything}
+    first = (corpus, scores, vectors, ranking, bought)
+    taught = (refined,) if config.ta.taught or refined in compared.inputs.values() else ()
+    return {part.name: part for part in (*first, *taught, explained, *_needed(trained, compared), compared)}
 
 
 def _needed(trained: Mapping[str, Stage], compared: Stage) -> list[Stage]:
@@ -111,6 +115,16 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     """As ``prepare``, without asking the teacher's provider anything."""
     if until is not None and until not in NAMES:
         raise UserError(f"--until {until}: no such stage; stages: {', '.join(NAMES)}")
+    run = read(config)
+    if not fresh:
+        check_unchanged(run)
+    if _will_teach(run, until, fresh):
+        check_terms(run)
+    return run
+
+
+def read(config: Config) -> Run:
+    """Check the models, read and check the corpus. Raises UserError."""
     models.check(config.ta.model, "ta.model")
     if config.ta.adapter is not None:
         raise UserError("ta.adapter: a run trains its own adapter; leave it out, or use it with bridge-ray amplify")
@@ -125,14 +139,14 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)
     _check_answers(config, table)
-    run = Run(config, table, stages(config, table), storage.locate(config.storage))
-    if not fresh:
-        check_unchanged(run)
-    if _will_teach(run, until, fresh):
-        price_of(config.teacher)
-        api_key(config.teacher)
-        _check_cap(run)
-    return run
+    return Run(config, table, stages(config, table), storage.locate(config.storage))
+
+
+def check_terms(run: Run) -> None:
+    """Raise UserError where the teacher has no price or key, or the cap could buy nothing."""
+    price_of(run.config.teacher)
+    api_key(run.config.teacher)
+    _check_cap(run)
 
 
 def _will_teach(run: Run, until: str | None, fresh: bool) -> bool:

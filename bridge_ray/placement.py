@@ -19,7 +19,7 @@ from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 
 ENGINES = ("score", "embed", "amplify", "evaluate")  # stages that run engines
-TRAINERS = ("train_ta", "train_student", "train_direct", "train_direct_labels")
+TRAINERS = ("train_ta", "train_student", "train_labels", "train_direct", "train_direct_labels")
 READERS = 2  # CPUs that Ray Data needs beside its engines: with one, reading and writing wait on each other for ever
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves the cluster's config, on the head
 NODE_GROUP = "ray.io/node-group"  # the label that names the node type of a managed cluster's node

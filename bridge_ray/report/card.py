@@ -52,7 +52,9 @@ def _lineage(config: Config, finished: Mapping[str, Done], metrics: Mapping[str,
     phases = ", then ".join(_phase(phase) for phase in config.student.curriculum)
     if config.student.control:
         phases = f"{config.student.control}, in as many updates as {phases}"
-    ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, hash {_hash(finished, 'train_ta')}"
+    ta = f"{config.ta.model}, untaught"
+    if "train_ta" in finished:
+        ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, hash {_hash(finished, 'train_ta')}"
     rows = ", ".join(f"{name} {number}" for name, number in (metrics["rows"] or {}).items() if name != "corpus")
     return {
         "corpus": f"{config.corpus.source}, {corpus['train']} training rows, hash {_hash(finished, 'corpus')}",

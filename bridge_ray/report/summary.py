@@ -10,6 +10,7 @@ from rich.table import Table
 
 SYSTEMS = {  # in the order people read them
     "student_base": "the student before training",
+    "labels": "student taught by all labels and no rationale",
     "direct": "student taught by the bought rationales alone",
     "direct_labels": "student taught by the bought rationales and all labels",
     "bridge": "student taught by the TA's rationales for the whole corpus",

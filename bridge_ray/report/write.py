@@ -75,7 +75,7 @@ def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[
         samples=_samples(finished),
         tests=_tests(finished),
         config=dump(config),
-        versions=_versions(),
+        versions=versions(),
         reproduce=f"bridge-ray run {home}/config.yaml",
     )
     storage.write_bytes(storage.join(home, "report.html"), render(data).encode())
@@ -146,7 +146,8 @@ def _tests(finished: Mapping[str, Done]) -> list[TestRow]:
     return [TestRow(row["question"], row["answer"], replies[row["id"]]) for row in test]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Package -> version, of those that decide a run's numbers."""
     found = {}
     for package in PACKAGES:
         try:

@@ -42,7 +42,7 @@ def identity(teacher: Teacher, corpus: Corpus) -> str:
     if teacher.standin is None:
         return teacher.base_url or client.DEFAULT_URL
     with _recorded_file(teacher, corpus) as file:
-        return standin.identity(teacher.standin.answers, file)
+        return standin.identity(teacher.standin.answers, file, teacher.standin.styles)
 
 
 @contextmanager
@@ -51,7 +51,8 @@ def connected(teacher: Teacher, corpus: Corpus) -> Iterator[str]:
     if teacher.standin is None:
         yield teacher.base_url or client.DEFAULT_URL
         return
-    with _recorded_file(teacher, corpus) as file, standin.running(teacher.standin.answers, file) as base_url:
+    known = teacher.standin
+    with _recorded_file(teacher, corpus) as file, standin.running(known.answers, file, known.styles) as base_url:
         yield base_url
 
 

@@ -26,7 +26,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from bridge_ray.errors import UserError
-from bridge_ray.teacher.standin_answers import Answerer, Answers, Recorded, answerer, identity
+from bridge_ray.teacher.standin_answers import Answerer, Answers, Recorded, Styles, answerer, identity
 from bridge_ray.teacher.standin_batch import MOST_BYTES, Batches
 from bridge_ray.teacher.standin_chat import Desk, Request, error_body, first_error, question_hash
 from bridge_ray.teacher.standin_faults import Behaviour, Bucket, Options
@@ -136,13 +136,14 @@ def serve(
     host: str,
     port: int,
     ready: Callable[[str], None],
+    styles: Styles = "many",
     **options: Unpack[Options],
 ) -> None:
     """Serve until the process ends; ``ready`` is called with the base_url. Port 0 takes a free one.
 
     Raises UserError when the recorded file or an option cannot be used.
     """
-    asyncio.run(_serve(application(answerer(answers, file), **options), host, port, ready))
+    asyncio.run(_serve(application(answerer(answers, file, styles), **options), host, port, ready))
 
 
 async def _serve(app: web.Application, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -157,12 +158,15 @@ async def _serve(app: web.Application, host: str, port: int, ready: Callable[[st
 
 
 @contextmanager
-def running(answers: Answers, file: str | None = None, **options: Unpack[Options]) -> Iterator[str]:
+def running(
+    answers: Answers, file: str | None = None, styles: Styles = "many", **options: Unpack[Options]
+) -> Iterator[str]:
     """A stand-in in a process of its own, on loopback; yields its base_url.
 
     Raises UserError when it does not start. It ends with the block, or when this process dies.
     """
-    command = [sys.executable, "-m", "bridge_ray.teacher.standin", "--answers", answers, "--follow-stdin"]
+    command = [sys.executable, "-m", "bridge_ray.teacher.standin", "--answers", answers, "--styles", styles]
+    command += ["--follow-stdin"]
     command += ["--file", str(Path(file).expanduser().absolute())] if file else []
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
     with subprocess.Popen(
@@ -210,6 +214,7 @@ def main() -> None:
     )
     parser.add_argument("--answers", choices=("expert", "recorded"), default="expert")
     parser.add_argument("--file", help="JSONL of question, rationale, answer", default=None)
+    parser.add_argument("--styles", choices=("one", "many"), help="of the expert's rationales", default="many")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--follow-stdin", action="store_true", help="end when standard input closes", default=False)

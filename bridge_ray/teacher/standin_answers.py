@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -16,20 +17,26 @@ EXPERT_VERSION = 1  # raise it when the expert's answers change: it is part of t
 STYLE_SEED = "bridge-ray"
 
 Answers = Literal["expert", "recorded"]
+Styles = Literal["one", "many"]
 Answerer = Callable[[str], str | None]  # user message -> completion
 
 
-def answerer(answers: Answers, file: str | None) -> Answerer:
-    """What answers the questions. Raises UserError when the recorded file cannot be used."""
-    return _expert if answers == "expert" else Recorded(_read(file)).answer
+def answerer(answers: Answers, file: str | None, styles: Styles = "many") -> Answerer:
+    """What answers the questions; ``styles`` are the expert's.
+
+    Raises UserError when the recorded file cannot be used.
+    """
+    return partial(_expert, styles) if answers == "expert" else Recorded(_read(file)).answer
 
 
-def _expert(message: str) -> str | None:
+def _expert(styles: Styles, message: str) -> str | None:
     from bridge_ray.corpus.generated import solve
 
     solution = solve(message)
     if solution is None:
         return None
+    if styles == "one":
+        return _text(solution.rationales[0], solution.answer)
     style = Random(f"{STYLE_SEED}:{message}")  # the same question is always answered alike
     return _text(solution.explain(style), solution.answer)
 
@@ -92,11 +99,11 @@ def _bytes(file: str | None) -> bytes:
         raise UserError(f"teacher.standin.file {file}: cannot be read ({type(error).__name__})") from None
 
 
-def identity(answers: Answers, file: str | None = None) -> str:
+def identity(answers: Answers, file: str | None = None, styles: Styles = "many") -> str:
     """The provider's name in answer keys: what the stand-in answers from, wherever it listens.
 
     Raises UserError when the recorded file cannot be read.
     """
     if answers == "expert":
-        return f"standin:expert:{EXPERT_VERSION}"
+        return f"standin:expert:{EXPERT_VERSION}" + (":one" if styles == "one" else "")
     return f"standin:recorded:{hashlib.sha256(_bytes(file)).hexdigest()}"

@@ -1,8 +1,9 @@
-"""Stages *student_init*, *train_student*, *train_direct* and *train_direct_labels*: one student, three lessons.
+"""Stages *student_init* and *train_student*, *train_labels*, *train_direct*, *train_direct_labels*: one student, four
+lessons.
 
 All systems start from the same weights and take the same number of updates at the same rates. They differ in what
-they are taught: ``bridge`` sees the whole corpus explained, ``direct`` the bought rationales alone, and
-``direct_labels``, the fair rival, the bought rationales and every gold label.
+they are taught: ``bridge`` sees the whole corpus explained, ``labels`` every gold label, ``direct`` the bought
+rationales alone, and ``direct_labels``, the fair rival, the bought rationales and every gold label.
 """
 
 from __future__ import annotations
@@ -92,6 +93,21 @@ def labels(corpus: pa.Table, written: pa.Table) -> pa.ChunkedArray:
     """The gold answer, or where a corpus has none the one that the TA's replies agreed on: a string per row."""
     position = pc.index_in(corpus["id"], written["id"].combine_chunks())
     return pc.coalesce(corpus["answer"], written["answer"].take(position))
+
+
+def labels_stage(student: Student, training: Training, seed: int, corpus: Stage, select: Stage, init: Stage) -> Stage:
+    """Answers alone, which need no teacher; *select* says how difficult they are."""
+    inputs = {"corpus": corpus, "select": select, "init": init}
+    return Stage("train_labels", 1, _identity(student, training, seed), inputs, partial(run_labels, student, seed))
+
+
+def run_labels(student: Student, seed: int, work: Work) -> dict[str, Any]:
+    """Nothing is bought here, so a phase's ``source`` decides nothing."""
+    corpus = _corpus(work)
+    answers = lessons.answers(corpus, _difficulty(work))
+    rows = {"answer": answers, "answer_bought": lessons.bought(answers, answers["id"])}
+    alone = student.model_copy(update={"control": "answers_only"})
+    return _train(work, rows, corpus.num_rows, alone, seed)
 
 
 def direct_stage(

@@ -41,6 +41,10 @@ def test_overrides_reach_nested_fields_and_list_items() -> None:
     assert [phase.replay for phase in changed.student.curriculum] == [0.0, 0.5]
 
 
+def test_a_bare_off_is_the_control_that_it_is_called() -> None:
+    assert config.load("demo", ["amplify.verify=off"]).amplify.verify == "off"
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -56,6 +60,8 @@ def test_overrides_reach_nested_fields_and_list_items() -> None:
         ("name=..", "run name '..'"),
         ("name=a..b", "run name 'a..b'"),
         ("corpus.train=null", "corpus.train"),
+        ("corpus.made=299", "corpus.made is for a generated corpus, and at least corpus.train"),
+        ("teacher.standin={answers: recorded, styles: one}", "styles are the expert's"),
         ("budget.fraction", "expected field.path=value"),
         ("=1", "expected field.path=value"),
         ("seed=[", "not valid YAML"),

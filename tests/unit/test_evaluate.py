@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bridge_ray.answers import prompts
 from bridge_ray.evaluate import AnswerCourse, prediction
 from bridge_ray.inference.engine import Sample
 
@@ -45,3 +46,12 @@ def test_one_sample_is_greedy() -> None:
         return [Sample("Because.\nAnswer: 4", 5, math.nan, True)]
 
     assert asyncio.run(AnswerCourse(64, 1, 0.7)(ROW, ask))["correct"]
+
+
+@pytest.mark.parametrize(("system", "instruction"), [("labels", prompts.ANSWER), ("bridge", prompts.REASON)])
+def test_a_student_is_asked_as_it_was_taught(system: str, instruction: str) -> None:
+    async def ask(messages: Any, **_: Any) -> list[Sample]:
+        assert messages[0]["content"] == instruction
+        return [Sample("Answer: 4", 5, math.nan, True)]
+
+    assert asyncio.run(AnswerCourse(64, 1, 0.7)({**ROW, "system": system}, ask))["correct"]

@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -106,6 +107,20 @@ def test_standin_expert_is_right_and_always_says_the_same() -> None:
         assert completion is not None and completion == expert(message)
         assert extract(completion, example.answer_type, example.options) == example.answer
     assert expert("What is love?") is None
+
+
+def test_the_expert_has_one_style_or_many_and_is_another_provider_then() -> None:
+    from bridge_ray.corpus.generated import read, solve
+
+    examples = read(config.Corpus(train=60, dev=0, test=12), 0)
+    one, many = (standin.answerer("expert", None, styles) for styles in ("one", "many"))
+    messages = [prompts.teacher(asdict(example))[1]["content"] for example in examples]
+    solutions = [solve(message) for message in messages]
+    said = [one(message) for message in messages]
+    assert said == [f"{known.rationales[0]}\nAnswer: {known.answer}" for known in solutions if known]
+    assert said != [many(message) for message in messages] == [standin.answerer("expert", None)(m) for m in messages]
+    assert standin.identity("expert", styles="many") == standin.identity("expert") == "standin:expert:1"
+    assert standin.identity("expert", styles="one") == "standin:expert:1:one"
 
 
 def test_standin_identity_follows_the_content(answers: str) -> None:

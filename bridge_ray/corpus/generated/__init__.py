@@ -24,7 +24,7 @@ def read(corpus: Corpus, seed: int) -> list[Example]:
 
     Raises UserError when a template has no new question left.
     """
-    size = (corpus.train or 0) + corpus.dev + corpus.test
+    size = (corpus.made or corpus.train or 0) + corpus.dev + corpus.test
     rng = Random(seed)
     seen: set[str] = set()
     return [

@@ -1,0 +1,289 @@
+"""How sure a frontier is: intervals, comparisons, the Pareto sets, and where to stop. Numbers in, numbers out.
+
+A *line* is a system at a budget and a number of training rows, measured with one or several seeds. Its accuracy is the
+mean over its seeds. Intervals are 95 % percentile intervals of a bootstrap that draws seeds, and then each seed's
+questions; between two lines, the same seeds and questions for both, of the seeds that both have. With one seed they
+are over questions alone, and do not cover training again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bridge_ray.frontier.systems import SYSTEMS
+from bridge_ray.report.summary import points
+from bridge_ray.statistics import NARROW, Correct, mcnemar
+
+Answers = Mapping[tuple[str, float, int, int], Correct]  # (system, budget, rows, seed) -> 0 or 1 per question
+Series = Mapping[int, Correct]  # seed -> the same
+Cells = Sequence[Mapping[str, Any]]  # of frontier.json
+
+SPENT = ("queries", "usd", "local_hours")
+SMALL = 0.01  # a difference that is not worth paying for
+SEED = 0  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Line:
+    """A system at one budget and size. ``spent`` are means over its seeds, None where one is not known."""
+
+    system: str
+    budget: float
+    rows: int
+    answers: Series
+    spent: Mapping[str, float | None]
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean([correct.mean() for correct in self.answers.values()]))
+
+    @property
+    def name(self) -> dict[str, Any]:
+        return {"system": self.system, "budget": self.budget}
+
+
+def summarise(cells: Cells, answers: Answers, reference: float, resamples: int) -> dict[str, Any]:
+    """The intervals, comparisons, gains, Pareto sets and recommendation of frontier.json.
+
+    ``reference`` is the budget at which systems are compared. The largest number of rows counts in all but the
+    intervals.
+    """
+    found = lines(cells, answers)
+    size = max((line.rows for line in found), default=0)
+    whole = [line for line in found if line.rows == size]
+    return {
+        "intervals": [_measured(line, resamples) for line in found],
+        "comparisons": [compare(one, other, resamples) for one, other in pairs(whole, reference)],
+        "gains": gains(whole, reference, resamples),
+        "pareto": {spent: [line.name for line in pareto(whole, spent)] for spent in SPENT},
+        "recommendation": recommend([line for line in whole if line.system == "bridge"], resamples),
+    }
+
+
+def lines(cells: Cells, answers: Answers) -> list[Line]:
+    """The cells' lines, in the order of systems, then rows, then budgets."""
+    grouped: defaultdict[tuple[str, int, float], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        grouped[cell["system"], cell["rows"], cell["budget"]].append(cell)
+    order = list(SYSTEMS)
+    return [
+        Line(
+            system,
+            budget,
+            rows,
+            {cell["seed"]: answers[system, budget, rows, cell["seed"]] for cell in grouped[system, rows, budget]},
+            {spent: _mean([cell[spent] for cell in grouped[system, rows, budget]]) for spent in SPENT},
+        )
+        for system, rows, budget in sorted(grouped, key=lambda key: (order.index(key[0]), -key[1], key[2]))
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _measured(line: Line, resamples: int) -> dict[str, Any]:
+    [means] = resampled([line.answers], resamples)
+    return {
+        **line.name,
+        "rows": line.rows,
+        "accuracy": round(line.accuracy, 4),
+        "interval": _interval(means),
+        "n": sum(map(len, line.answers.values())),
+        "seeds": len(line.answers),
+        **{spent: None if value is None else round(value, 6) for spent, value in line.spent.items()},
+    }
+
+
+def resampled(series: Sequence[Series], resamples: int) -> NDArray[np.float64]:
+    """Accuracies of several systems in each of ``resamples`` draws: (systems, resamples).
+
+    A draw takes as many seeds as there are, with replacement, and for each of them as many of its questions; all
+    systems are measured on the same ones.
+    """
+    seeds = sorted(series[0])
+    assert seeds and all(sorted(one) == seeds for one in series), "the systems have not the same seeds"
+    generator = np.random.default_rng(SEED)
+    drawn = generator.integers(len(seeds), size=(resamples, len(seeds)))
+    total = np.zeros((len(series), resamples))
+    for number, seed in enumerate(seeds):
+        values = np.stack([one[seed] for one in series])
+        for slot in range(len(seeds)):
+            places = np.flatnonzero(drawn[:, slot] == number)
+            items = generator.integers(values.shape[1], size=(len(places), values.shape[1]))
+            total[:, places] += values[:, items].mean(axis=2)
+    return total / len(seeds)
+
+
+def _interval(values: NDArray[np.float64]) -> list[float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return [round(float(low), 4), round(float(high), 4)]
+
+
+def pairs(whole: Sequence[Line], reference: float) -> list[tuple[Line, Line]]:
+    """Which lines are compared: bridge with every other system at the same budget, and at the reference budget also
+    with those that have none and with direct where it has bought the most."""
+    found = {(line.system, line.budget): line for line in whole}
+    compared = []
+    for (system, budget), other in found.items():
+        bridge = found.get(("bridge", budget or reference))
+        if bridge is not None and system != "bridge":
+            compared.append((bridge, other))
+    bridge = found.get(("bridge", reference))
+    most = max((line for line in whole if line.system == "direct"), key=lambda line: line.budget, default=None)
+    if bridge is not None and most is not None and most.budget > reference:
+        compared.append((bridge, most))
+    return [pair for pair in compared if shared(pair)]
+
+
+def shared(some: Sequence[Line]) -> list[int]:
+    """The seeds that all of these lines have."""
+    return sorted(set.intersection(*(set(line.answers) for line in some)))
+
+
+def _on(line: Line, seeds: Sequence[int]) -> Series:
+    return {seed: line.answers[seed] for seed in seeds}
+
+
+def compare(one: Line, other: Line, resamples: int) -> dict[str, Any]:
+    """The difference of two lines on the seeds and questions that both have, with its interval; and McNemar's test on
+    all of these questions together, which takes them for independent."""
+    seeds = shared([one, other])
+    mine, theirs = _on(one, seeds), _on(other, seeds)
+    ours, rivals = resampled([mine, theirs], resamples)
+    pooled = [np.concatenate([answers[seed] for seed in seeds]) for answers in (mine, theirs)]
+    difference = np.mean([mine[seed].mean() - theirs[seed].mean() for seed in seeds])
+    return {
+        "one": one.name,
+        "other": other.name,
+        "rows": one.rows,
+        "seeds": len(seeds),
+        "n": len(pooled[0]),
+        "difference": round(float(difference), 4),
+        "interval": _interval(ours - rivals),
+        "mcnemar": mcnemar(*pooled),
+    }
+
+
+def gains(whole: Sequence[Line], reference: float, resamples: int) -> dict[str, Any] | None:
+    """What BRIDGE brings at the reference budget; None without bridge and direct there.
+
+    ``relative_gain`` is (bridge - direct) / direct, None where direct has nothing right; ``gap_closed`` is
+    (bridge - direct) / (teacher - direct), None without the teacher or where it is not ahead by more than 0.05.
+    Intervals are of the draws in which they can be computed.
+    """
+    found = {line.system: line for line in whole if line.budget in (0.0, reference)}
+    if not {"bridge", "direct"} <= found.keys() or not shared([found["bridge"], found["direct"]]):
+        return None
+    names = [name for name in ("bridge", "direct", "teacher") if name in found]
+    names = names if shared([found[name] for name in names]) else names[:2]
+    seeds = shared([found[name] for name in names])
+    series = [_on(found[name], seeds) for name in names]
+    values = [float(np.mean([correct.mean() for correct in one.values()])) for one in series]
+    draws = resampled(series, resamples)
+    known: dict[str, Any] = {"budget": reference, "seeds": len(seeds)}
+    known |= _ratio("relative_gain", values[0] - values[1], values[1], draws[0] - draws[1], draws[1], 0.0)
+    if "teacher" not in names:
+        return known | {"gap_closed": None, "gap_closed_interval": None}
+    return known | _ratio(
+        "gap_closed", values[0] - values[1], values[2] - values[1], draws[0] - draws[1], draws[2] - draws[1], NARROW
+    )
+
+
+def _ratio(
+    name: str, top: float, bottom: float, tops: NDArray[np.float64], bottoms: NDArray[np.float64], least: float
+) -> dict[str, Any]:
+    if bottom <= least:
+        return {name: None, f"{name}_interval": None}
+    usable = bottoms > least
+    return {name: round(top / bottom, 4), f"{name}_interval": _interval(tops[usable] / bottoms[usable])}
+
+
+def pareto(whole: Sequence[Line], spent: str) -> list[Line]:
+    """The students that no other student beats: none is at least as accurate for at most as much, and better in one."""
+    known = [(line, cost) for line in whole if SYSTEMS[line.system].student and (cost := line.spent[spent]) is not None]
+    return [
+        line
+        for line, cost in known
+        if not any(
+            other.accuracy >= line.accuracy and less <= cost and (other.accuracy, -less) != (line.accuracy, -cost)
+            for other, less in known
+        )
+    ]
+
+
+def recommend(bridge: Sequence[Line], resamples: int) -> dict[str, Any]:
+    """Where to stop: the cheapest budget of bridge that cannot be told apart from the best of the larger ones, or is
+    less than 1 point behind it.
+
+    ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse than a larger one and
+    ``budget`` is the largest; or ``unknown``. ``steps`` has what each budget was compared with.
+    """
+    usable = sorted(bridge, key=lambda line: line.budget)
+    seeds = min((len(line.answers) for line in usable), default=0)
+    if len(usable) < 2:
+        return _unknown(f"bridge was measured at {len(usable)} of the two budgets that a comparison needs")
+    if seeds < 2 or len(shared(usable)) < 2:
+        return _unknown("a budget was measured with one seed, and training again could change its place")
+    steps = [_step(line, usable[number + 1 :], resamples) for number, line in enumerate(usable[:-1])]
+    for line, step in zip(usable, steps, strict=False):
+        if step["interval"][0] <= 0 or step["difference"] < SMALL:
+            return _found("stop", line, steps, _stop_reason(line, step))
+    return _found("go on", usable[-1], steps, _go_on_reason(usable, steps[-1]))
+
+
+def _unknown(reason: str) -> dict[str, Any]:
+    return {"verdict": "unknown", "budget": None, "reason": f"Unknown: {reason}.", "steps": []}
+
+
+def _found(verdict: str, line: Line, steps: Sequence[Mapping[str, Any]], reason: str) -> dict[str, Any]:
+    accuracy = round(line.accuracy, 4)
+    return {"verdict": verdict, "budget": line.budget, "accuracy": accuracy, "reason": reason, "steps": steps}
+
+
+def _step(line: Line, larger: Sequence[Line], resamples: int) -> dict[str, Any]:
+    """The best of the larger budgets against a budget."""
+    best = max(larger, key=lambda other: (other.accuracy, -other.budget))
+    found = compare(best, line, resamples)
+    queries = (best.spent["queries"] or 0) - (line.spent["queries"] or 0)
+    kept = ("difference", "interval", "seeds", "n")
+    return {"budget": line.budget, "best": best.budget, "queries": queries} | {key: found[key] for key in kept}
+
+
+def _stop_reason(line: Line, step: Mapping[str, Any]) -> str:
+    low, high = step["interval"]
+    head = f"Stop at {share(line.budget)}: bridge answers {line.accuracy * 100:.1f} % there."
+    measured = f"{share(step['best'])}, the best of the larger budgets, {_measured_step(step)}"
+    if low > 0:
+        return f"{head} {measured}: better, by less than a point, for {step['queries']:,.0f} queries more."
+    room = f"there may be up to {points(high)} points more in it" if high > 0 else "more queries did not bring more"
+    return f"{head} {measured}: no difference can be told apart at this size, and {room}."
+
+
+def _measured_step(step: Mapping[str, Any]) -> str:
+    low, high = (points(bound, sign=True) for bound in step["interval"])
+    size = f"{step['seeds']} seeds, {step['n']:,} answers"
+    return f"came to {points(step['difference'], sign=True)} points (95 % interval {low} to {high}; {size})"
+
+
+def _go_on_reason(usable: Sequence[Line], last: Mapping[str, Any]) -> str:
+    largest = usable[-1]
+    beyond = "there is no more to buy" if largest.budget >= 1 else "what more would bring was not tried"
+    return (
+        f"No smaller budget is enough: each is worse than a larger one. {share(largest.budget)}, the largest, where "
+        f"bridge answers {largest.accuracy * 100:.1f} %, came to {points(last['difference'], sign=True)} points over "
+        f"{share(last['budget'])} (95 % interval {points(last['interval'][0], sign=True)} to "
+        f"{points(last['interval'][1], sign=True)}; {last['seeds']} seeds, {last['n']:,} answers); {beyond}."
+    )
+
+
+def share(budget: float) -> str:
+    """A budget as '5 %'."""
+    return f"{budget * 100:g} %"

@@ -1,0 +1,88 @@
+"""What is compared: a system is a line of config over the recipe, and the name of the model in it that answers.
+
+All students take the same number of updates from the same weights. The systems ``bridge_no_…`` are BRIDGE without
+one of its parts, all else alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from bridge_ray import config
+from bridge_ray.config import Config
+from bridge_ray.errors import UserError
+
+Budgets = Literal["all", "reference", "none"]
+
+
+@dataclass(frozen=True)
+class System:
+    """``answers`` is what *evaluate* calls the model that answers.
+
+    ``budgets``: the system is run at all budgets, at the one that systems are compared at, or once, because no budget
+    matters to it. ``*`` in an override stands for every phase of the curriculum. ``student``: whether it is a student,
+    so that it competes with BRIDGE for a place on the frontier.
+    """
+
+    meaning: str
+    answers: config.System
+    overrides: tuple[str, ...] = ()
+    budgets: Budgets = "reference"
+    student: bool = True
+
+
+RANDOM = "select.strategy=random"
+
+SYSTEMS = {
+    "student_base": System("the student before training", "student_base", budgets="none"),
+    "ta_base": System("the TA before training", "ta_base", budgets="none", student=False),
+    "teacher": System("the teacher itself", "teacher", budgets="none", student=False),
+    "labels": System("all gold labels, no rationale", "labels", budgets="none"),
+    "direct": System("the bought rationales alone, selected as for bridge", "direct", budgets="all"),
+    "direct_labels": System("the same curriculum: bought rationales, all gold labels", "direct_labels", budgets="all"),
+    "bridge": System("the TA's verified rationales for the whole corpus", "bridge", budgets="all"),
+    "ta": System("the TA, taught by the bought rationales", "ta", student=False),
+    "direct_random": System("the bought rationales alone, selected at random", "direct", (RANDOM,)),
+    "mentor_kd": System(
+        "TA distillation with random selection and no verification, like Mentor-KD",
+        "bridge",
+        (RANDOM, "amplify.verify=off"),
+    ),
+    "untaught_ta": System("bridge, explained by the TA before training", "bridge", ("ta.taught=false",)),
+    "bridge_no_selection": System("bridge, selected at random", "bridge", (RANDOM,)),
+    "bridge_no_verification": System("bridge, every rationale kept as it is", "bridge", ("amplify.verify=off",)),
+    "bridge_no_hint": System("bridge, without a hinted last try", "bridge", ("amplify.hint=false",)),
+    # joint keeps all lessons and takes their order away; reasoning_only would take the labels away too.
+    "bridge_no_curriculum": System(
+        "bridge, all lessons mixed, none before another",
+        "bridge",
+        ("student.control=joint", "student.curriculum.*.order=shuffled"),
+    ),
+}
+ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it
+
+
+def chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """The systems of those names in reading order; ``all`` are those that need not be asked for by name.
+
+    Raises UserError for a name that is none.
+    """
+    wanted: set[str] = set()
+    for name in names:
+        if name != "all" and name not in SYSTEMS:
+            raise UserError(f"--systems {name}: no such system; systems: all, {', '.join(SYSTEMS)}")
+        wanted |= SYSTEMS.keys() - set(ASKED_FOR) if name == "all" else {name}
+    return tuple(name for name in SYSTEMS if name in wanted)
+
+
+def configured(settings: Config, name: str) -> Config:
+    """The config under which the system's model is made, and evaluated alone. Raises UserError."""
+    system, phases = SYSTEMS[name], range(len(settings.student.curriculum))
+    overrides = [
+        override.replace("*", str(phase))
+        for override in system.overrides
+        for phase in (phases if "*" in override else [0])
+    ]
+    return config.changed(settings, [*overrides, f"evaluate.systems=[{system.answers}]"])

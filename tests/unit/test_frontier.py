@@ -1,0 +1,421 @@
+"""The frontier: systems and cells are what they say, numbers are those worked out by hand, the page says them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from rich.console import Console
+
+from bridge_ray import config, pipeline, storage
+from bridge_ray.corpus.load import load
+from bridge_ray.corpus.splits import split
+from bridge_ray.errors import UserError
+from bridge_ray.frontier import run, terminal
+from bridge_ray.frontier.grid import Cell, cells, check, grid, settings_of
+from bridge_ray.frontier.summary import Line, compare, gains, pareto, recommend, resampled, summarise
+from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
+from bridge_ray.report import frontier_page
+from bridge_ray.stage import Stage
+from bridge_ray.statistics import Correct
+from tests.conftest import TINY
+from tests.unit.test_report import CHROMIUM, HOSTILE, _measure
+
+RESAMPLES = 400
+
+
+# --- systems
+
+
+@pytest.mark.parametrize("recipe", sorted(config.recipes()))
+def test_every_system_s_line_validates_on_every_recipe(recipe: str) -> None:
+    settings = config.load(recipe)
+    made = {name: configured(settings, name) for name in SYSTEMS}
+    assert all(one.evaluate.systems == (SYSTEMS[name].answers,) for name, one in made.items())
+    assert made["bridge_no_verification"].amplify.verify == "off"
+    mixed = made["bridge_no_curriculum"].student
+    assert mixed.control == "joint" and {phase.order for phase in mixed.curriculum} == {"shuffled"}
+    assert len(mixed.curriculum) == len(settings.student.curriculum)
+
+
+def test_names_are_put_into_reading_order_and_the_teacher_must_be_asked_for() -> None:
+    assert chosen(["bridge", "labels"]) == ("labels", "bridge")
+    assert set(chosen(["all"])) == SYSTEMS.keys() - {"teacher"}
+    assert "teacher" in chosen(["all", "teacher"])
+    with pytest.raises(UserError, match="--systems brigde: no such system; systems: all, "):
+        chosen(["brigde"])
+
+
+def tiny(*overrides: str) -> config.Config:
+    return config.load(str(TINY), ["teacher.standin={}", *overrides])
+
+
+def table(settings: config.Config) -> pa.Table:
+    return split(load(settings.corpus, settings.seed), settings.corpus, settings.seed)
+
+
+def evaluated(settings: config.Config, corpus: pa.Table) -> Stage:
+    return pipeline.stages(settings, corpus)["evaluate"]
+
+
+def needs(stage: Stage) -> dict[str, str]:
+    return {part.name: part.fingerprint for part in run.upstream(stage)}
+
+
+def test_systems_share_what_they_have_in_common_and_differ_in_what_they_leave_out() -> None:
+    settings = tiny()
+    corpus = table(settings)
+    of = {name: needs(evaluated(configured(settings, name), corpus)) for name in SYSTEMS}
+    plain = {name: part.fingerprint for name, part in pipeline.stages(settings, corpus).items()}
+    for name in ("direct", "direct_labels", "bridge", "ta"):
+        assert all(of[name][stage] == plain[stage] for stage in of[name] if stage != "evaluate"), name
+    assert len({parts["evaluate"] for parts in of.values()}) == len(SYSTEMS)
+    assert len({parts["score"] for parts in of.values() if "score" in parts}) == 1
+    for name in ("student_base", "ta_base", "labels", "teacher"):
+        assert "teach" not in of[name], f"{name} buys nothing"
+    assert "train_ta" not in of["untaught_ta"] and of["untaught_ta"]["teach"] == plain["teach"]
+    assert of["mentor_kd"]["teach"] == of["direct_random"]["teach"] == of["bridge_no_selection"]["teach"]
+    assert of["bridge_no_selection"]["teach"] != plain["teach"]
+    for name in ("bridge_no_verification", "bridge_no_hint"):
+        assert of[name]["train_ta"] == plain["train_ta"] and of[name]["amplify"] != plain["amplify"]
+    assert of["bridge_no_curriculum"]["amplify"] == plain["amplify"]
+
+
+def test_a_config_read_again_has_the_same_fingerprints() -> None:
+    """Also where it says nothing and the defaults hold: they are numbers of their fields' types."""
+    settings = config.Config(name="mine", corpus=config.Corpus(train=20, test=4))
+    corpus = table(settings)
+    assert evaluated(config.changed(settings, []), corpus).fingerprint == evaluated(settings, corpus).fingerprint
+
+
+# --- the grid
+
+
+def test_core_systems_have_all_budgets_others_the_reference_and_free_ones_none() -> None:
+    asked = grid(chosen(["student_base", "direct", "bridge", "mentor_kd"]), [1.0, 0.05, 0.25], 2)
+    assert asked.reference == 0.05
+    made = cells(asked, 7, 100)
+    of_seed = [(cell.system, cell.budget) for cell in made if cell.seed == 7]
+    assert of_seed == [
+        ("student_base", 0),
+        ("direct", 0.05),
+        ("bridge", 0.05),
+        ("direct", 0.25),
+        ("bridge", 0.25),
+        ("direct", 1.0),
+        ("bridge", 1.0),
+        ("mentor_kd", 0.05),
+    ]
+    assert [cell.seed for cell in made] == [7] * 8 + [8] * 8
+    assert len({cell.name for cell in made}) == 16
+
+
+def test_smaller_corpora_have_the_core_systems_and_are_part_of_the_larger_one() -> None:
+    settings = tiny()
+    asked = grid(chosen(["labels", "bridge", "ta"]), [0.25], 1, corpora=[0.5, 1.0])
+    made = cells(asked, 0, 48)
+    assert [(cell.system, cell.rows) for cell in made] == [("labels", 48), ("bridge", 48), ("ta", 48), ("bridge", 24)]
+    whole, half = (table(settings_of(settings, asked, cell, 48)) for cell in (made[1], made[3]))
+    questions = {
+        name: {part: _questions(rows, part) for part in ("train", "dev", "test")}
+        for name, rows in (("whole", whole), ("half", half))
+    }
+    assert questions["half"]["train"] == questions["whole"]["train"][:24]
+    assert questions["half"]["dev"] == questions["whole"]["dev"]
+    assert questions["half"]["test"] == questions["whole"]["test"]
+    assert whole.equals(table(settings)), "the largest is the recipe's own"
+
+
+def _questions(rows: pa.Table, part: str) -> list[str]:
+    return [row["question"] for row in rows.to_pylist() if row["split"] == part]
+
+
+def test_a_cell_s_config_has_its_budget_its_seed_and_its_length() -> None:
+    settings = tiny("budget.max_queries=30", "student.curriculum.1.updates=10")
+    asked = grid(("bridge",), [0.25, 0.5], 1)
+    made = settings_of(settings, asked, Cell("bridge", 0.5, 48, 3), 48, length=1.5, split="dev")
+    assert (made.seed, made.budget.fraction, made.evaluate.split) == (3, 0.5, "dev")
+    assert made.budget.max_queries is None
+    assert made.budget.account == config.SharedAccount(name="tiny-frontier", max_queries=30), "it bounds all cells"
+    assert [(phase.epochs, phase.updates) for phase in made.student.curriculum] == [(1.5, None), (1.5, 15)]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"budgets": [0.0, 0.1]}, "--budgets 0,0.1: give shares above 0 and at most 1"),
+        ({"budgets": [1.5]}, "--budgets 1.5"),
+        ({"budgets": [0.1], "corpora": [2.0]}, "--corpora 2"),
+        ({"budgets": [0.1], "lengths": [0.0]}, "--lengths 0: give numbers above 0"),
+        ({"budgets": [0.1], "seeds": 0}, "--seeds 0"),
+        ({"budgets": [0.1], "reference": 0.05}, "--reference 0.05: is not one of --budgets"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_a_user_error(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        grid(("bridge",), **{"seeds": 1, **options})
+    assert says in str(caught.value)
+
+
+def test_a_grid_that_the_corpus_is_too_small_for_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="--budgets 0.01,0.03: both buy 1 of 48 rows; leave one out"):
+        check(grid(("bridge",), [0.01, 0.03, 0.5], 1), tiny(), 48)
+    with pytest.raises(UserError, match="--lengths: .* there are no dev rows"):
+        check(grid(("bridge",), [0.5], 1, lengths=[1, 2]), tiny("corpus.dev=0"), 48)
+    check(grid(("bridge",), [0.03, 0.5], 1, lengths=[1, 2]), tiny(), 48)
+
+
+# --- the numbers
+
+
+def answers(right: int, of: int = 100) -> Correct:
+    """The first ``right`` questions answered correctly."""
+    return (np.arange(of) < right).astype(np.float64)
+
+
+def line(system: str, budget: float, *right: int, queries: float | None = None, of: int = 100) -> Line:
+    """A seed for each number of questions answered correctly."""
+    series = {seed: answers(number, of) for seed, number in enumerate(right)}
+    spent = budget * 100 if queries is None else queries
+    return Line(system, budget, 100, series, {"queries": spent, "usd": spent / 10, "local_hours": None})
+
+
+def test_a_draw_takes_seeds_then_questions() -> None:
+    one, other = line("bridge", 0.1, 100, 0), line("direct", 0.1, 100, 0)
+    [means] = resampled([one.answers], 2000)
+    assert sorted(set(means)) == [0.0, 0.5, 1.0], "both seeds the same, or one of each"
+    assert [round(float((means == value).mean()), 1) for value in (0.0, 0.5, 1.0)] == [0.2, 0.5, 0.2] or (
+        abs(means.mean() - 0.5) < 0.03
+    )
+    first, second = resampled([one.answers, other.answers], 50)
+    assert (first == second).all(), "all systems are measured on the same seeds and questions"
+
+
+def test_one_seed_s_interval_is_over_its_questions() -> None:
+    [means] = resampled([line("bridge", 0.1, 50).answers], 4000)
+    assert abs(means.mean() - 0.5) < 0.005
+    assert abs(means.std() - 0.05) < 0.005  # sqrt(0.5 * 0.5 / 100)
+
+
+def test_a_comparison_pairs_seeds_and_questions() -> None:
+    found = compare(line("bridge", 0.1, 80, 70, 60), line("direct", 1.0, 60, 70), RESAMPLES)
+    assert (found["one"], found["other"]) == ({"system": "bridge", "budget": 0.1}, {"system": "direct", "budget": 1.0})
+    assert (found["seeds"], found["n"], found["difference"]) == (2, 200, 0.1)  # seeds 0 and 1: +0.2 and 0
+    assert (found["mcnemar"]["only_one"], found["mcnemar"]["only_other"]) == (20, 0)
+    low, high = found["interval"]
+    assert low == 0 and 0.2 <= high <= 0.3
+
+
+def test_the_pareto_set_is_what_no_other_student_beats() -> None:
+    lines = [
+        line("labels", 0.0, 40),
+        line("direct", 0.1, 60),
+        line("direct", 1.0, 80),
+        line("bridge", 0.1, 75),
+        line("direct_labels", 1.0, 80),  # as good for as much: both stay
+        line("bridge", 0.5, 70),  # less than bridge at 10 %, for more
+        line("ta", 0.1, 99),  # no student
+    ]
+    found = [(one.system, one.budget) for one in pareto(lines, "queries")]
+    assert found == [("labels", 0.0), ("direct", 1.0), ("bridge", 0.1), ("direct_labels", 1.0)]
+    assert pareto(lines, "local_hours") == [], "not known"
+
+
+def test_gains_are_ratios_and_null_where_the_denominator_is_small() -> None:
+    lines = [line("bridge", 0.05, 75, 75), line("direct", 0.05, 60, 60), line("teacher", 0.0, 90, 90)]
+    found = gains(lines, 0.05, RESAMPLES)
+    assert found is not None
+    assert (found["relative_gain"], found["gap_closed"]) == (0.25, 0.5)
+    low, high = found["relative_gain_interval"]
+    assert low < 0.25 < high
+    near = [*lines[:2], line("teacher", 0.0, 64, 64)]
+    assert gains(near, 0.05, RESAMPLES) is not None and gains(near, 0.05, RESAMPLES)["gap_closed"] is None  # type: ignore[index]
+    assert gains(lines[1:], 0.05, RESAMPLES) is None
+
+
+def test_stop_where_no_larger_budget_can_be_told_apart() -> None:
+    bridge = [
+        line("bridge", 0.03, 50, 50, of=400),
+        line("bridge", 0.1, 300, 290, of=400),
+        line("bridge", 1.0, 290, 306, of=400),
+    ]
+    found = recommend(bridge, RESAMPLES)
+    assert (found["verdict"], found["budget"]) == ("stop", 0.1)
+    assert found["reason"].startswith(
+        "Stop at 10 %: bridge answers 73.8 % there. 100 %, the best of the larger budgets, "
+    )
+    assert "no difference can be told apart" in found["reason"] and "2 seeds, 800 answers" in found["reason"]
+    assert [step["budget"] for step in found["steps"]] == [0.03, 0.1]
+    assert found["steps"][0]["queries"] == 97 and found["steps"][0]["interval"][0] > 0.5
+
+
+def test_a_gain_of_less_than_a_point_is_not_worth_it() -> None:
+    bridge = [line("bridge", 0.1, 1000, 1000, of=2000), line("bridge", 1.0, 1016, 1016, of=2000)]
+    found = recommend(bridge, RESAMPLES)
+    assert found["steps"][0]["interval"][0] > 0
+    assert (found["verdict"], found["budget"]) == ("stop", 0.1) and "less than a point" in found["reason"]
+
+
+def test_go_on_where_every_larger_budget_is_better() -> None:
+    found = recommend([line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)], RESAMPLES)
+    assert (found["verdict"], found["budget"]) == ("go on", 0.5)
+    assert "what more would bring was not tried" in found["reason"]
+
+
+@pytest.mark.parametrize(
+    ("bridge", "says"),
+    [
+        ([], "0 of the two budgets"),
+        ([line("bridge", 0.1, 50, 60)], "1 of the two budgets"),
+        ([line("bridge", 0.1, 50), line("bridge", 0.5, 60)], "one seed"),
+    ],
+)
+def test_too_few_cells_give_no_recommendation(bridge: list[Line], says: str) -> None:
+    found = recommend(bridge, RESAMPLES)
+    assert (found["verdict"], found["budget"]) == ("unknown", None) and says in found["reason"]
+
+
+# --- frontier.json and the page
+
+
+ACCURACY = {
+    ("student_base", 0.0): 2,
+    ("labels", 0.0): 48,
+    ("direct", 0.03): 52,
+    ("direct", 0.05): 60,
+    ("direct", 1.0): 78,
+    ("direct_labels", 0.03): 60,
+    ("direct_labels", 0.05): 66,
+    ("direct_labels", 1.0): 78,
+    ("bridge", 0.03): 66,
+    ("bridge", 0.05): 74,
+    ("bridge", 1.0): 77,
+    ("mentor_kd", 0.05): 62,
+    ("bridge_no_verification", 0.05): 69,
+    ("ta", 0.05): 70,
+}
+
+
+def made_up() -> dict[str, Any]:
+    """What frontier.json holds, of made-up cells."""
+    rng = np.random.default_rng(1)
+    numbers, known = [], {}
+    for (system, budget), right in ACCURACY.items():
+        for seed in range(3):
+            correct = (rng.permutation(300) < 3 * (right + seed)).astype(np.float64)
+            known[system, budget, 600, seed] = correct
+            cell = {"system": system, "budget": budget, "rows": 600, "seed": seed, "queries": round(600 * budget)}
+            cell |= {"usd": budget * 0.3, "local_hours": 0.1 + budget + ("bridge" in system) * 0.2, "length": 1.0}
+            numbers.append(cell | {"n": 300, "correct": int(correct.sum()), "accuracy": float(correct.mean())})
+    names = list(dict.fromkeys(system for system, _ in ACCURACY))
+    return {
+        "name": "three-domains",
+        "config": tiny().model_dump(mode="json"),
+        "split": "test",
+        "systems": {name: SYSTEMS[name].meaning for name in names},
+        "grid": {
+            "systems": names,
+            "budgets": [0.03, 0.05, 1.0],
+            "seeds": [0, 1, 2],
+            "reference": 0.05,
+            "corpora": [1.0],
+            "lengths": [1.0],
+        },
+        "cells": numbers,
+        "missing": [],
+        **summarise(numbers, known, 0.05, RESAMPLES),
+        "versions": {"ray": "2.60.0"},
+    }
+
+
+def test_the_record_compares_bridge_with_all_others_where_they_are_comparable() -> None:
+    found = made_up()
+    compared = {(one["one"]["budget"], one["other"]["system"], one["other"]["budget"]) for one in found["comparisons"]}
+    assert compared == {
+        (0.05, "student_base", 0.0),
+        (0.05, "labels", 0.0),
+        *((budget, rival, budget) for rival in ("direct", "direct_labels") for budget in (0.03, 0.05, 1.0)),
+        (0.05, "mentor_kd", 0.05),
+        (0.05, "bridge_no_verification", 0.05),
+        (0.05, "ta", 0.05),
+        (0.05, "direct", 1.0),  # a twentieth of the queries against all of them
+    }
+    [bridge] = [one for one in found["intervals"] if (one["system"], one["budget"]) == ("bridge", 0.05)]
+    assert (bridge["n"], bridge["seeds"], bridge["accuracy"], bridge["queries"]) == (900, 3, 0.75, 30)
+    assert bridge["interval"][0] < 0.75 < bridge["interval"][1]
+    assert {"system": "labels", "budget": 0.0} in found["pareto"]["queries"]
+    assert {"system": "direct", "budget": 0.05} not in found["pareto"]["queries"]
+
+
+def test_the_page_says_what_the_record_says() -> None:
+    found = made_up()
+    page = frontier_page.render(found)
+    assert found["recommendation"]["reason"].split(". ")[0].replace(" %", "\u00a0%") in page
+    assert page.count("<svg") == 4, "queries, dollars, hours, and every system"
+    assert "Not complete" not in page and "Dev questions" not in page
+    assert "bridge-ray frontier RECIPE --budgets 0.03,0.05,1 --seeds 3" in page
+    absent = {"system": "ta", "budget": 0.05, "rows": 600, "seed": 2, "reason": HOSTILE}
+    odd = frontier_page.render({**found, "name": HOSTILE, "split": "dev", "missing": [absent]})
+    assert "<script" not in odd and "Not complete" in odd and "Dev questions" in odd
+
+
+def test_the_terminal_s_table_fits_into_80_columns_and_ends_with_what_to_do() -> None:
+    out = Console(width=80, file=io.StringIO())
+    terminal.show(made_up(), "/runs/three-domains", "elsewhere", out)
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in said and "bridge_no_verification" in said and "72.0 to 77.9 %" in said
+    assert said.endswith("next: bridge-ray forecast three-domains --storage elsewhere\n")
+
+
+def test_a_frontier_that_has_no_cell_yet_has_a_page() -> None:
+    nothing = summarise([], {}, 0.05, RESAMPLES)
+    page = frontier_page.render({**made_up(), "cells": [], **nothing})
+    assert "Unknown: " in page and "<svg" not in page
+
+
+def test_geometry_stays_inside_the_drawing() -> None:
+    found = made_up()
+    for axis in frontier_page.AXES:
+        drawn = frontier_page.plot(found["intervals"], axis, found["pareto"][axis.spent])
+        assert drawn is not None
+        marks = [mark for curve in drawn.curves for mark in curve.marks] + list(drawn.others)
+        assert all(drawn.box.left <= mark.x <= drawn.box.right for mark in marks)
+        assert all(drawn.box.top <= mark.high <= mark.y <= mark.low <= drawn.box.bottom for mark in marks)
+        assert len(drawn.x_ticks) >= 3
+    assert [curve.system for curve in drawn.curves] == ["direct", "direct_labels", "bridge"]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_browser_shows_no_overflow_and_no_error(width: int, tmp_path: Path) -> None:
+    measured, log = _measure(frontier_page.render(made_up()), width, tmp_path)
+    assert "CONSOLE" not in log, log
+    assert measured == {"inner": width, "scroll": width, "height": measured["height"]} and measured["height"] > 1000
+
+
+# --- cells that are kept
+
+
+def test_a_cell_of_another_config_is_refused_and_one_that_is_there_is_not_made_again(tmp_path: Path) -> None:
+    settings = tiny(f"storage={tmp_path}", "teacher.price={input: 1, output: 1}")
+    asked = grid(("student_base",), [0.25], 2)
+    prepared = run.prepare(settings, asked)
+    assert [one.cell.name for one in prepared.planned] == ["student_base-b0-n48-s0", "student_base-b0-n48-s1"]
+    assert not prepared.kept and not list(tmp_path.iterdir()), "nothing is written"
+    first = prepared.planned[0]
+    numbers = {"fingerprint": first.fingerprint, "accuracy": 0.5}
+    storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
+    assert run.prepare(settings, asked).kept == {first.cell.name: numbers}
+    with pytest.raises(UserError, match=f"{first.cell.name}.json is of another config or corpus; give .* --name"):
+        run.prepare(config.changed(settings, ["evaluate.max_tokens=9"]), asked)
+
+
+def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
+    settings = config.load(str(TINY), [f"storage={tmp_path}", "teacher.price=null", "teacher.standin={}"])
+    with pytest.raises(UserError, match="price"):
+        run.prepare(settings, grid(("direct",), [0.25], 1))
+    assert not list(tmp_path.iterdir())
