@@ -421,6 +421,14 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {field or 'config'}: {message}") from error
 
 
+def changed(config: Config, fields: Mapping[str, Any], source: str) -> Config:
+    """The config with other values of these fields, in dotted form. Raises UserError with one line."""
+    raw: Any = config.model_dump(mode="json")
+    for path, value in fields.items():
+        raw = _put(raw, path.split("."), value)
+    return validate(raw, source)
+
+
 def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     """Return raw with one dotted override applied; the value is read as YAML."""
     path, separator, text = override.partition("=")

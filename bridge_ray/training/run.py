@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
 
 
+class Halted(Exception):
+    """A training was ended by the one who watched it; it has left no model."""
+
+
 def fit(job: Job, name: str, progress: Progress) -> None:
     """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
     Raises UserError where the loop has found that it cannot go on, and else what it raised once
-    ``training.max_failures`` restarts are used up.
+    ``training.max_failures`` restarts are used up; Halted where ``job.watch`` has ended it.
     """
     from ray.train import TrainingFailedError
 
@@ -28,7 +32,8 @@ def fit(job: Job, name: str, progress: Progress) -> None:
     states = storage.join(job.out, "state")
     # DeepSpeed's checkpoints fit the number of workers and the ZeRO stage that they were made with.
     state = storage.join(states, f"zero{job.training.zero_stage}-by-{job.training.workers}")
-    storage.remove(job.fault)  # of an earlier attempt: what it was about may have been changed
+    for verdict in (job.fault, job.halt):  # of an earlier attempt: what it was about may have been changed
+        storage.remove(verdict)
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         try:
             _trainer(job, state, counter).fit()
@@ -36,7 +41,10 @@ def fit(job: Job, name: str, progress: Progress) -> None:
             _raise_fault(name, job)
             raise
     _raise_fault(name, job)
+    halted = storage.read_json(job.halt)
     storage.delete(states)
+    if halted is not None:
+        raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
 
 
 def _raise_fault(name: str, job: Job) -> None:
