@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -119,11 +120,12 @@ def importance(spec: Spec, finished: Sequence[Trial]) -> dict[str, Any] | None:
         if (frozen := frozen_trial(spec, trial)) is not None:
             study.add_trial(frozen)
     place = spec.objectives.index("accuracy")
-    shares = optuna.importance.get_param_importances(
-        study,
-        evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP),
-        target=lambda trial: -trial.values[place],
-    )
+    with warnings.catch_warnings(action="ignore"):  # it says what ``target`` means, each time
+        shares = optuna.importance.get_param_importances(
+            study,
+            evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP),
+            target=lambda trial: -trial.values[place],
+        )
     return {"trials": len(finished), "top": TOP, "shares": {name: shares.get(name, 0.0) for name in spec.space}}
 
 

@@ -152,7 +152,7 @@ class Spec(Model):
         if "accuracy" not in self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives: accuracy must be one of them, and each stands once")
         if self.trials is None and self.search != "grid":
-            raise ValueError(f"trials: a {self.search} search needs their number")
+            raise ValueError(f"trials: search {self.search} needs their number")
         names = list(self.space)
         for place, (name, part) in enumerate(self.space.items()):
             for other in part.when:
