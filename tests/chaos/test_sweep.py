@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def curriculum(answers: int) -> dict[str, Any]:
     return {"student.curriculum": phases}
 
 
-CURRICULA = {"choices": {"long": curriculum(80), "short": curriculum(2), "none": curriculum(1)}}
+CURRICULA = {"choices": {"long": curriculum(60), "short": curriculum(2), "none": curriculum(1)}}
 SPACE = {"budget.fraction": [0.1, 0.2], "select.difficulty_weight": [0.0, 1.0], "curriculum": CURRICULA}
 SMALL = {"budget.fraction": [0.1, 0.2], "curriculum": {"choices": {"short": curriculum(2), "none": curriculum(1)}}}
 
@@ -29,13 +30,19 @@ Swept = tuple[Path, list[str], str, int]
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher_url: str) -> Swept:
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with sweeps.teacher(tmp_path_factory.mktemp("teacher")) as base_url:
+        yield base_url
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher: str) -> Swept:
     """A finished sweep of twelve trials, two at a time: its folder, command and messages, and the teacher's bill."""
-    folder, before = tmp_path_factory.mktemp("sweep"), billed(teacher_url)
-    command = sweeps.write(folder, tiny_model, teacher_url, space=SPACE, search="grid", asha={"first": 0.5})
+    folder, before = tmp_path_factory.mktemp("sweep"), billed(teacher)
+    command = sweeps.write(folder, tiny_model, teacher, space=SPACE, search="grid", asha={"first": 0.5})
     done = bridge_ray(*command, timeout=AT_MOST)
     assert done.returncode == 0, done.stderr[-3000:]
-    return folder, command, done.stderr, billed(teacher_url) - before
+    return folder, command, done.stderr, billed(teacher) - before
 
 
 def test_twelve_trials_end_and_asha_stops_some_of_them(swept: Swept) -> None:
@@ -54,7 +61,7 @@ def test_the_teacher_is_asked_for_the_union_of_what_the_trials_need_once(swept: 
     finished = [trial for trial in found["trials"] if trial["state"] == "finished"]
     costs = {trial["point"]["budget.fraction"]: trial["queries"] for trial in finished}
     assert all(costs[trial["point"]["budget.fraction"]] == trial["queries"] for trial in finished)
-    assert all(0 < queries <= fraction * 32 for fraction, queries in costs.items())
+    assert all(0 < queries <= fraction * sweeps.TRAIN for fraction, queries in costs.items())
 
 
 def test_no_stage_is_made_twice_and_none_that_was_stopped_is_done(swept: Swept) -> None:
@@ -66,16 +73,16 @@ def test_no_stage_is_made_twice_and_none_that_was_stopped_is_done(swept: Swept) 
     assert made["train_student"] == made["evaluate"] == len(finished)
 
 
-def test_run_again_it_repeats_nothing(swept: Swept, teacher_url: str) -> None:
+def test_run_again_it_repeats_nothing(swept: Swept, teacher: str) -> None:
     folder, command, _, _ = swept
-    before, bill = sweeps.trials(folder), billed(teacher_url)
+    before, bill = sweeps.trials(folder), billed(teacher)
     again = bridge_ray(*command, timeout=120)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert sweeps.trials(folder) == before and billed(teacher_url) == bill
+    assert sweeps.trials(folder) == before and billed(teacher) == bill
 
 
-def test_the_best_recipe_gives_the_trials_score_without_any_work(swept: Swept, teacher_url: str) -> None:
-    home, bill = sweeps.home(swept[0]), billed(teacher_url)
+def test_the_best_recipe_gives_the_trials_score_without_any_work(swept: Swept, teacher: str) -> None:
+    home, bill = sweeps.home(swept[0]), billed(teacher)
     done = bridge_ray("run", str(home / "best.yaml"), timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = read(swept[0] / "storage" / "runs" / "tiny-best" / "metrics.json")
@@ -83,14 +90,14 @@ def test_the_best_recipe_gives_the_trials_score_without_any_work(swept: Swept, t
     best = next(trial for trial in found["trials"] if trial["number"] == found["best"])
     assert metrics["systems"]["bridge"]["accuracy"] == best["accuracy"] and metrics["split"] == "dev"
     assert all(stage["skipped"] for stage in metrics["stages"].values())
-    assert billed(teacher_url) == bill
+    assert billed(teacher) == bill
 
 
 def test_a_killed_sweep_goes_on_repeats_no_trial_and_buys_nothing_twice(
-    tmp_path: Path, tiny_model: str, teacher_url: str
+    tmp_path: Path, tiny_model: str, teacher: str
 ) -> None:
-    before = billed(teacher_url)
-    command = sweeps.write(tmp_path, tiny_model, teacher_url, space=SMALL, search="grid")
+    before = billed(teacher)
+    command = sweeps.write(tmp_path, tiny_model, teacher, space=SMALL, search="grid")
     ended = random.randint(1, 3)
 
     def reached() -> bool:
@@ -106,7 +113,7 @@ def test_a_killed_sweep_goes_on_repeats_no_trial_and_buys_nothing_twice(
     assert {number: after[number] for number in kept} == kept
     assert not [number for number in kept if f"trial {number}: " in done.stderr]
     assert stages.items() <= made(tmp_path).items()
-    assert billed(teacher_url) - before == sweeps.bought(tmp_path)
+    assert billed(teacher) - before == sweeps.bought(tmp_path)
 
 
 def made(folder: Path) -> dict[str, str]:
@@ -115,21 +122,21 @@ def made(folder: Path) -> dict[str, str]:
 
 
 def test_the_cap_ends_the_sweep_in_one_line_and_a_higher_one_lets_it_go_on(
-    tmp_path: Path, tiny_model: str, teacher_url: str
+    tmp_path: Path, tiny_model: str, teacher: str
 ) -> None:
-    before = billed(teacher_url)
+    before = billed(teacher)
     spec: dict[str, Any] = {"space": {"budget.fraction": [0.1, 0.2]}, "search": "grid", "concurrency": 1}
-    command = sweeps.write(tmp_path, tiny_model, teacher_url, **spec, budget={"max_queries": 4})
+    command = sweeps.write(tmp_path, tiny_model, teacher, **spec, budget={"max_queries": 4})
     capped = bridge_ray(*command, timeout=900)
     assert capped.returncode == 2, capped.stderr[-3000:]
     [line] = [line for line in capped.stderr.splitlines() if line.startswith("bridge-ray: ")]
     assert "its cap of 4 queries is reached, and 1 of 2 trials have ended" in line
-    assert billed(teacher_url) - before <= 4
+    assert billed(teacher) - before <= 4
     [first] = [trial for trial in sweeps.trials(tmp_path).values() if trial["state"] == "finished"]
-    sweeps.write(tmp_path, tiny_model, teacher_url, **spec, budget={"max_queries": 12})
+    sweeps.write(tmp_path, tiny_model, teacher, **spec, budget={"max_queries": 12})
     done = bridge_ray(*command, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     after = sweeps.trials(tmp_path)
     assert [trial["state"] for trial in after.values()] == ["finished", "finished"]
     assert after[first["number"]] == first
-    assert billed(teacher_url) - before == sweeps.bought(tmp_path)
+    assert billed(teacher) - before == sweeps.bought(tmp_path)
