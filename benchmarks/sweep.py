@@ -2,7 +2,7 @@
 
 wall_vs_bound: wall time of a sweep of T such trials, over (one full run) + T x (student training + evaluation) x 1.1.
 The full run has a storage of its own, and its stages' times are those that it took alone; the sweep begins in an empty
-one. Both are commands in processes of their own, so what Ray takes to start is in them. The stand-in asks nobody's money.
+one. Both are commands in processes of their own, so what Ray takes to start is in them. The teacher is a stand-in.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,16 +174,33 @@ def _scale(values: Sequence[Any], box: Box) -> tuple[Callable[[Any], float], tup
 
     None stands for a trial in which the field does not apply.
     """
-    numbers = [one for one in values if isinstance(one, int | float) and not isinstance(one, bool)]
+    given = [one for one in values if one is not None]
     distinct = {value(one): one for one in values}
-    if len(numbers) == len(values) and len(distinct) > SPREAD:
-        scale = charts.linear(min(numbers), max(numbers), box.bottom, box.top)
-        return scale, tuple(Tick(scale(at), f"{at:g}") for at in ticks(min(numbers), max(numbers)))
+    if len(distinct) > SPREAD and all(isinstance(one, int | float) for one in given):
+        return _to_scale(given, box, len(given) < len(values))
     order = sorted(distinct, key=lambda text: (distinct[text] is not None, _rank(distinct[text]), text))
     step = box.height / max(1, len(order) - 1)
     places = {text: box.bottom - step * at for at, text in enumerate(order)}
     named = tuple(Tick(places[text], NONE if distinct[text] is None else text[:14]) for text in order)
     return (lambda one: places[value(one)]), named
+
+
+def _to_scale(numbers: Sequence[float], box: Box, gaps: bool) -> tuple[Callable[[Any], float], tuple[Tick, ...]]:
+    """From the smallest number to the largest, logarithmic where that is tenfold; with room below for ``gaps``."""
+    low, high = min(numbers), max(numbers)
+    log = low > 0 and high >= 10 * low
+    bottom = box.bottom - 30 if gaps else box.bottom
+    line = charts.linear(math.log(low), math.log(high), bottom, box.top) if log else None
+    plain = charts.linear(low, high, bottom, box.top)
+
+    def scale(one: Any) -> float:
+        if one is None:
+            return box.bottom
+        return line(math.log(one)) if line is not None else plain(one)
+
+    middle = math.sqrt(low * high) if log else (low + high) / 2
+    named = [Tick(scale(at), f"{at:.3g}") for at in (low, middle, high)]
+    return scale, tuple([*named, Tick(box.bottom, NONE)] if gaps else named)
 
 
 def _rank(one: Any) -> float:

@@ -17,7 +17,7 @@ from bridge_ray.config import Config
 from bridge_ray.report import sweep_page
 from bridge_ray.report.summary import money, percent
 from bridge_ray.sweep import space
-from bridge_ray.sweep.search import directions, frozen_trial
+from bridge_ray.sweep.search import frozen_trial, study
 from bridge_ray.sweep.spec import Spec
 from bridge_ray.sweep.trials import Trial
 from bridge_ray.teacher.statement import Statement, Total, statement
@@ -115,14 +115,14 @@ def importance(spec: Spec, finished: Sequence[Trial]) -> dict[str, Any] | None:
         return None
     import optuna
 
-    study = optuna.create_study(directions=directions(spec))
+    known = study(spec)
     for trial in finished:
         if (frozen := frozen_trial(spec, trial)) is not None:
-            study.add_trial(frozen)
+            known.add_trial(frozen)
     place = spec.objectives.index("accuracy")
     with warnings.catch_warnings(action="ignore"):  # it says what ``target`` means, each time
         shares = optuna.importance.get_param_importances(
-            study,
+            known,
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP),
             target=lambda trial: -trial.values[place],
         )

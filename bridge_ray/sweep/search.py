@@ -5,7 +5,6 @@ A point is tried once. Optuna's own storage is not used: the study is built anew
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -45,8 +44,6 @@ class Sampled:
     def __init__(self, spec: Spec, known: Sequence[Trial]):
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        logging.captureWarnings(True)
         self._spec, self._open = spec, dict[str, Any]()
         seed = spec.seed + len(known)  # one that goes on does not begin with the same points again
         if spec.search == "random":
@@ -54,7 +51,7 @@ class Sampled:
         else:
             first = min(10, max(4, (spec.trials or 0) // 3))
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
-        self._study = optuna.create_study(sampler=sampler, directions=directions(spec))
+        self._study = study(spec, sampler)
         for trial in known:
             if (frozen := frozen_trial(spec, trial)) is not None:
                 self._study.add_trial(frozen)
@@ -100,8 +97,13 @@ def make(spec: Spec, known: Sequence[Trial]) -> Grid | Sampled:
     return Grid(spec) if spec.search == "grid" else Sampled(spec, known)
 
 
-def directions(spec: Spec) -> list[str]:
-    return ["maximize" if name == "accuracy" else "minimize" for name in spec.objectives]
+def study(spec: Spec, sampler: Any = None) -> optuna.Study:
+    """An empty study of the spec's objectives, in memory."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["maximize" if name == "accuracy" else "minimize" for name in spec.objectives]
+    return optuna.create_study(sampler=sampler, directions=directions)
 
 
 def objectives(spec: Spec, trial: Trial) -> list[float]:
