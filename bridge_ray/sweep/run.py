@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import SimpleNamespace
@@ -45,6 +45,7 @@ class Sweep:
     book: Book
     total: int  # trials, in the end
     warm: Sequence[Trial]  # of earlier sweeps
+    draft: Callable[..., pipeline.Run] = pipeline.draft
 
     @property
     def left(self) -> int:
@@ -126,7 +127,7 @@ def _run(sweep: Sweep, fresh: bool, stop: Stop) -> None:
         storage.write_json(storage.join(sweep.home, "spec.json"), _record(spec, sweep.base))
         try:
             with logs.captured(folder) as console:
-                capped = _search(sweep, Progress(console), stop)
+                capped = execute(sweep, Progress(console), stop)
         except KeyboardInterrupt:
             results.publish(spec, sweep.base, sweep.home, list(sweep.book.trials.values()), "stopped")
             raise
@@ -152,7 +153,7 @@ def _raise_for(sweep: Sweep, capped: str | None) -> None:
         raise UserError(f"sweep {sweep.spec.name}: all {len(trials)} trials failed; the first: {trials[0].reason}")
 
 
-def _search(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
+def execute(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
     """Run the trials that are left; returns why the sweep's cap has ended it, if it has."""
     import ray
 
@@ -162,7 +163,7 @@ def _search(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
     trainings = spec.concurrency or room.trainings
     with _standin(base) as address, progress.task("sweep", sweep.total, "trials") as task:
         cap = Cap(spec.budget.max_queries, spec.budget.max_usd)
-        keeper = _keeper(spec, Payer(spec.account, cap, address), trainings, room.engines)
+        keeper = _keeper(sweep, Payer(spec.account, cap, address), trainings, room.engines)
         conductor = Conductor(sweep, keeper, progress, task, stop)
         interrupted = True
         try:
@@ -182,16 +183,16 @@ def _standin(base: Config) -> Any:
     return provider.connected(base.teacher, base.corpus) if base.teacher.standin else nullcontext()
 
 
-def _keeper(spec: Spec, payer: Payer, trainings: int, engines: int) -> Any:
+def _keeper(sweep: Sweep, payer: Payer, trainings: int, engines: int) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from bridge_ray.sweep.shared import Keeper, Terms
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    name = f"bridge-ray-{spec.account}"
+    name = f"bridge-ray-{sweep.spec.account}"
     made = ray.remote(num_cpus=0, name=name, scheduling_strategy=here, max_concurrency=10_000)(Keeper)
-    return made.remote(Terms(payer, spec.asha, trainings, engines))
+    return made.remote(Terms(payer, sweep.spec.asha, trainings, engines), sweep.draft)
 
 
 def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool:

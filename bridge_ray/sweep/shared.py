@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -71,10 +71,10 @@ class Walk:
 
 
 class Keeper:
-    """An async actor; everything in it happens on one event loop."""
+    """An async actor; everything in it happens on one event loop. ``draft`` makes a config's run: ``pipeline.draft``."""
 
-    def __init__(self, terms: Terms):
-        self._terms = terms
+    def __init__(self, terms: Terms, draft: Callable[..., pipeline.Run]):
+        self._terms, self._draft = terms, draft
         self._walks: dict[int, Walk] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._made: dict[str, asyncio.Task[Done]] = {}  # by fingerprint; one that failed keeps its reason
@@ -160,7 +160,7 @@ class Keeper:
 
     async def _run(self, number: int, walk: Walk, config: Config) -> Repeat:
         """All stages of one run."""
-        prepared = await asyncio.to_thread(pipeline.draft, config, payer=self._terms.payer)
+        prepared = await asyncio.to_thread(self._draft, config, payer=self._terms.payer)
         stages = ray.put(dict(prepared.stages))  # once: the corpus is in them
         finished: dict[str, Done] = {}
         for name, part in prepared.stages.items():
