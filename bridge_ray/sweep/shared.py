@@ -71,7 +71,7 @@ class Walk:
 
 
 class Keeper:
-    """An async actor; everything in it happens on one event loop. ``draft`` makes a config's run: ``pipeline.draft``."""
+    """An async actor; all in it happens on one event loop. ``draft`` makes a config's run, see ``pipeline.draft``."""
 
     def __init__(self, terms: Terms, draft: Callable[..., pipeline.Run]):
         self._terms, self._draft = terms, draft
