@@ -158,6 +158,20 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 @app.command()
+def sweep(
+    spec: Annotated[str, typer.Argument(help="A YAML file of base, space, trials ...; or demo, which comes with us.")],
+    name: Annotated[str | None, typer.Option(help="The sweep's name; the spec's by default.")] = None,
+    storage: Storage = None,
+    fresh: Annotated[bool, typer.Option(help="Forget its trials; stages and paid answers are kept.")] = False,
+    retry: Annotated[bool, typer.Option(help="Try the trials again that have failed.")] = False,
+) -> None:
+    """Try many configs: every stage is made once and every answer paid once, under one cap. Repeated, it goes on."""
+    from bridge_ray.sweep import run
+
+    raise typer.Exit(run.run(spec, name, storage, fresh, retry))
+
+
+@app.command()
 def plan(
     recipe: Recipe,
     name: Name = None,

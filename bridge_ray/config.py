@@ -442,12 +442,12 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
         raise UserError(f"{source}: {field or 'config'}: {message}") from error
 
 
-def changed(settings: Config, overrides: Iterable[str]) -> Config:
-    """The config with ``a.b=c`` overrides applied. Raises UserError with one line that names the field."""
-    raw = settings.model_dump(mode="json")
-    for override in overrides:
-        raw = _override(raw, override)
-    return validate(raw, source=settings.name)
+def changed(config: Config, fields: Mapping[str, Any], source: str) -> Config:
+    """The config with other values of these fields, in dotted form. Raises UserError with one line."""
+    raw: Any = config.model_dump(mode="json")
+    for path, value in fields.items():
+        raw = _put(raw, path.split("."), value)
+    return validate(raw, source)
 
 
 def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:

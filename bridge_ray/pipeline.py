@@ -51,11 +51,12 @@ NAMES = (
 )
 
 
-def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
+def stages(config: Config, table: pa.Table, payer: teach.Payer | None = None) -> dict[str, Stage]:
     """The pipeline as inert values, in order. ``table`` holds the corpus (records.EXAMPLE), already read."""
     ta, seed = config.ta.model, config.seed
     rows = pc.sum(pc.equal(table["split"], "train")).as_py()
-    terms = teach.Terms(config.teacher, config.corpus, storage.locate(config.teacher_store), config.budget.account)
+    store = storage.locate(config.teacher_store)
+    terms = teach.Terms(config.teacher, config.corpus, store, config.budget.account, payer)
 
     corpus = corpus_stage.stage(config.corpus, table)
     scores = score.stage(config.score, ta, seed, corpus)
@@ -111,11 +112,11 @@ def prepare(config: Config, until: str | None = None, fresh: bool = False) -> Ru
     return run
 
 
-def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
-    """As ``prepare``, without asking the teacher's provider anything."""
+def draft(config: Config, until: str | None = None, fresh: bool = False, payer: teach.Payer | None = None) -> Run:
+    """As ``prepare``, without asking the teacher's provider anything; ``payer`` pays in place of the run."""
     if until is not None and until not in NAMES:
         raise UserError(f"--until {until}: no such stage; stages: {', '.join(NAMES)}")
-    run = read(config)
+    run = read(config, payer)
     if not fresh:
         check_unchanged(run)
     if _will_teach(run, until, fresh):
@@ -123,7 +124,7 @@ def draft(config: Config, until: str | None = None, fresh: bool = False) -> Run:
     return run
 
 
-def read(config: Config) -> Run:
+def read(config: Config, payer: teach.Payer | None = None) -> Run:
     """Check the models, read and check the corpus. Raises UserError."""
     models.check(config.ta.model, "ta.model")
     if config.ta.adapter is not None:
@@ -139,7 +140,7 @@ def read(config: Config) -> Run:
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)
     _check_answers(config, table)
-    return Run(config, table, stages(config, table), storage.locate(config.storage))
+    return Run(config, table, stages(config, table, payer), storage.locate(config.storage))
 
 
 def check_terms(run: Run) -> None:
@@ -195,7 +196,7 @@ def check_unchanged(run: Run) -> None:
     now = {name: part.fingerprint for name, part in run.stages.items()}
     if manifest["fingerprints"] == now:
         return
-    before, after = _flat(manifest["config"]), _flat(run.config.model_dump(mode="json"))
+    before, after = flat(manifest["config"]), flat(run.config.model_dump(mode="json"))
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     shown = ", ".join(f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed[:3]) or "the corpus's content"
     raise UserError(
@@ -204,11 +205,11 @@ def check_unchanged(run: Run) -> None:
     )
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Nested mappings as dotted paths."""
     if not isinstance(value, dict):
         return {path: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{path}.{name}".strip(".")).items()}
+    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{path}.{name}".strip(".")).items()}
 
 
 def execute(

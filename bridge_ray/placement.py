@@ -20,6 +20,7 @@ from bridge_ray.inference import local_ray
 
 ENGINES = ("score", "embed", "amplify", "evaluate")  # stages that run engines
 TRAINERS = ("train_ta", "train_student", "train_labels", "train_direct", "train_direct_labels")
+MOST_WORKERS = 10_000  # that are counted where an autoscaler sets no limit
 READERS = 2  # CPUs that Ray Data needs beside its engines: with one, reading and writing wait on each other for ever
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves the cluster's config, on the head
 NODE_GROUP = "ray.io/node-group"  # the label that names the node type of a managed cluster's node
@@ -117,6 +118,13 @@ def lack(need: Need, nodes: Sequence[Node], cluster: str) -> str | None:
             f"{need.stage} ({need.fields}), each with {each}"
         )
     return _crowded(need, nodes, min(room, need.workers), cluster)
+
+
+def times(need: Need, nodes: Sequence[Node]) -> int:
+    """How often all of the need's workers have room on the nodes at once."""
+    fitting = [node for node in nodes if node.labels is None or selects(need.labels, node.labels)]
+    room = _total(fitting, lambda node: _fits(need.resources, node.resources))
+    return int(min(room, MOST_WORKERS) // need.workers)
 
 
 def _crowded(need: Need, nodes: Sequence[Node], placed: float, cluster: str) -> str | None:

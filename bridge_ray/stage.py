@@ -22,6 +22,21 @@ from bridge_ray.progress import Progress
 
 
 @dataclass(frozen=True)
+class Watch:
+    """Somebody who asks, in the middle of a training, how much the model has learnt, and may end it.
+
+    At each of the ``shares`` (0..1) of its updates the model answers the first ``questions`` (None: all) of the dev
+    split, greedily, with at most ``max_tokens`` each; ``heard`` is told the share and the accuracy, and says whether
+    the training goes on. What the training makes does not depend on it.
+    """
+
+    shares: tuple[float, ...]
+    questions: int | None
+    max_tokens: int
+    heard: Callable[[float, float], bool]
+
+
+@dataclass(frozen=True)
 class Work:
     """What a running stage is handed: where its inputs are, where its output goes, and what it may use.
 
@@ -36,6 +51,7 @@ class Work:
     training: Training
     progress: Progress
     fingerprint: str
+    watch: Watch | None = None  # of a training
 
 
 @dataclass(frozen=True)
@@ -89,14 +105,22 @@ def done(stage: Stage, root: str) -> Done | None:
     return Done(stage.name, stage.fingerprint, out, manifest["metrics"], manifest["seconds"], skipped=True)
 
 
-def perform(stage: Stage, root: str, run: str, engine: Engine, training: Training, progress: Progress) -> Done:
+def perform(
+    stage: Stage,
+    root: str,
+    run: str,
+    engine: Engine,
+    training: Training,
+    progress: Progress,
+    watch: Watch | None = None,
+) -> Done:
     """Perform the stage, for the run of that name, unless its manifest says that it is done."""
     if before := done(stage, root):
         return before
     out = location(stage, root)
     inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
     started = time.monotonic()
-    metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint))
+    metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint, watch))
     seconds = round(time.monotonic() - started, 1)
     storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
     return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)

@@ -124,9 +124,9 @@ def settings_of(base: Config, asked: Grid, cell: Cell, rows: int, length: float 
 
     ``rows`` are the recipe's training rows, of which a generated corpus is a part.
     """
-    made = [f"corpus.made={rows}"] if base.corpus.source == "generated" else []
-    fields = [f"seed={cell.seed}", f"corpus.train={cell.rows}", *made, f"evaluate.split={split}"]
-    sized = config.changed(_budget(base, cell.budget or asked.reference), fields)
+    made = {"corpus.made": rows} if base.corpus.source == "generated" else {}
+    fields = {"seed": cell.seed, "corpus.train": cell.rows, **made, "evaluate.split": split}
+    sized = config.changed(_budget(base, cell.budget or asked.reference), fields, base.name)
     longer = tuple(_stretched(phase, length) for phase in sized.student.curriculum)
     student = sized.student.model_copy(update={"curriculum": longer})
     return configured(sized.model_copy(update={"student": student}), cell.system)

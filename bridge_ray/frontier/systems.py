@@ -6,9 +6,9 @@ one of its parts, all else alike.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from bridge_ray import config
 from bridge_ray.config import Config
@@ -28,12 +28,13 @@ class System:
 
     meaning: str
     answers: config.System
-    overrides: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     budgets: Budgets = "reference"
     student: bool = True
 
 
-RANDOM = "select.strategy=random"
+RANDOM = {"select.strategy": "random"}
+UNVERIFIED = {"amplify.verify": "off"}
 
 SYSTEMS = {
     "student_base": System("the student before training", "student_base", budgets="none"),
@@ -44,21 +45,21 @@ SYSTEMS = {
     "direct_labels": System("the same curriculum: bought rationales, all gold labels", "direct_labels", budgets="all"),
     "bridge": System("the TA's verified rationales for the whole corpus", "bridge", budgets="all"),
     "ta": System("the TA, taught by the bought rationales", "ta", student=False),
-    "direct_random": System("the bought rationales alone, selected at random", "direct", (RANDOM,)),
+    "direct_random": System("the bought rationales alone, selected at random", "direct", RANDOM),
     "mentor_kd": System(
         "TA distillation with random selection and no verification, like Mentor-KD",
         "bridge",
-        (RANDOM, "amplify.verify=off"),
+        {**RANDOM, **UNVERIFIED},
     ),
-    "untaught_ta": System("bridge, explained by the TA before training", "bridge", ("ta.taught=false",)),
-    "bridge_no_selection": System("bridge, selected at random", "bridge", (RANDOM,)),
-    "bridge_no_verification": System("bridge, every rationale kept as it is", "bridge", ("amplify.verify=off",)),
-    "bridge_no_hint": System("bridge, without a hinted last try", "bridge", ("amplify.hint=false",)),
+    "untaught_ta": System("bridge, explained by the TA before training", "bridge", {"ta.taught": False}),
+    "bridge_no_selection": System("bridge, selected at random", "bridge", RANDOM),
+    "bridge_no_verification": System("bridge, every rationale kept as it is", "bridge", UNVERIFIED),
+    "bridge_no_hint": System("bridge, without a hinted last try", "bridge", {"amplify.hint": False}),
     # joint keeps all lessons and takes their order away; reasoning_only would take the labels away too.
     "bridge_no_curriculum": System(
         "bridge, all lessons mixed, none before another",
         "bridge",
-        ("student.control=joint", "student.curriculum.*.order=shuffled"),
+        {"student.control": "joint", "student.curriculum.*.order": "shuffled"},
     ),
 }
 ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it
@@ -80,9 +81,9 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
 def configured(settings: Config, name: str) -> Config:
     """The config under which the system's model is made, and evaluated alone. Raises UserError."""
     system, phases = SYSTEMS[name], range(len(settings.student.curriculum))
-    overrides = [
-        override.replace("*", str(phase))
-        for override in system.overrides
-        for phase in (phases if "*" in override else [0])
-    ]
-    return config.changed(settings, [*overrides, f"evaluate.systems=[{system.answers}]"])
+    fields = {
+        path.replace("*", str(phase)): value
+        for path, value in system.overrides.items()
+        for phase in (phases if "*" in path else [0])
+    }
+    return config.changed(settings, {**fields, "evaluate.systems": [system.answers]}, settings.name)

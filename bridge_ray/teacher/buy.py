@@ -69,9 +69,13 @@ class Counters:
 
 @dataclass(frozen=True)
 class Purchases(Counters):
-    """A finished walk. ``rows`` have the schema records.RATIONALE and the ranking's order."""
+    """A finished walk. ``rows`` have the schema records.RATIONALE and the ranking's order.
+
+    ``unpaid``: the account had no room for a query that the budget had room for.
+    """
 
     rows: list[Row]
+    unpaid: bool
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ async def buy(
     async with Claims(store, settings.beat, settings.lapse) as claims:
         walk = _Walk(client, store, claims, account, budget, settings, on_progress)
         rows = await walk.run(ranking)
-    return Purchases(**asdict(walk.counters()), rows=rows)
+    return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid)
 
 
 async def _recover(client: BatchClient, store: Store, budget: Budget) -> None:
@@ -138,7 +142,7 @@ class _Walk:
         self._hits: set[str] = set()
         self._spent = self._total = 0  # see ledger.exact
         self._closed = False  # the budget has ended: no ask that has no room held for it may be used any more
-        self._unpaid = False  # the account has: answers that are there may be used, none is bought
+        self.unpaid = False  # the account has: answers that are there may be used, none is bought
         self._failures = 0  # in a row
 
     async def run(self, ranking: Sequence[Question]) -> list[Row]:
@@ -182,7 +186,7 @@ class _Walk:
 
     def _room(self, asks: Sequence[Ask]) -> bool:
         new = self._new(asks)
-        return not (self._closed or self._unpaid) and self._budget.fits(new) and self._budget.payable(new)
+        return not (self._closed or self.unpaid) and self._budget.fits(new) and self._budget.payable(new)
 
     async def _row(self, question: Question, asks: Sequence[Ask], held: list[Ask]) -> Row | None:
         """Ask until an answer is right; None when the budget has no room for the question."""
@@ -277,8 +281,8 @@ class _Walk:
 
     async def _reserve(self, ask: Ask) -> bool:
         """Whether the account pays. Where it does not once, it does not for any later row."""
-        self._unpaid = self._unpaid or not await self._budget.reserve(ask)
-        return not self._unpaid
+        self.unpaid = self.unpaid or not await self._budget.reserve(ask)
+        return not self.unpaid
 
     async def _failed(self, ask: Ask, failure: Failure) -> None:
         await (self._budget.lose if failure.billed else self._budget.release)(ask.key, failure.error)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Budget, Corpus, SharedAccount, Teacher
+from bridge_ray.errors import UserError
 from bridge_ray.progress import Task
 from bridge_ray.selection.large.run import Inputs
 from bridge_ray.selection.rank import examples_in_budget
@@ -23,6 +24,23 @@ from bridge_ray.teacher.asks import asks, price_of
 from bridge_ray.teacher.buy import Counters, Purchases, Settings, buy
 from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.store import Store, open_store
+
+
+class Unpaid(UserError):
+    """The account that pays for several runs has no room for what a run needs."""
+
+
+@dataclass(frozen=True)
+class Payer:
+    """One account that pays for the trials of a sweep, and one stand-in for all of them, at ``address``.
+
+    Unlike a config's shared account it decides nothing that a stage makes: where it has no room, the stage ends as
+    Unpaid instead of early, so a trial is the run that its config describes, whoever pays.
+    """
+
+    account: str
+    cap: Cap
+    address: str | None = None
 
 
 @dataclass(frozen=True)
@@ -36,6 +54,7 @@ class Terms:
     source: Corpus
     store: str
     account: SharedAccount | None = None
+    payer: Payer | None = None
 
     @property
     def provider(self) -> str:
@@ -101,14 +120,25 @@ def purchase(
         async with provider.client_of(teacher, base_url, f"{account.name}/{account.buyer}", task.say) as client:
             return await buy(ranking, client, store, account, limit, settings, show)
 
-    with provider.connected(teacher, terms.source) as base_url:
-        return asyncio.run(ask())
+    address = None if terms.payer is None else terms.payer.address
+    with provider.connected(teacher, terms.source, address) as base_url:
+        purchases = asyncio.run(ask())
+    if terms.payer is not None and purchases.unpaid:
+        raise Unpaid(f"account {account.name}: its cap of {_said(account.cap)} is reached")
+    return purchases
+
+
+def _said(cap: Cap) -> str:
+    parts = [f"{cap.queries} queries" if cap.queries else "", f"${cap.usd:g}" if cap.usd else ""]
+    return " and ".join(filter(None, parts))
 
 
 def _account(store: Store, terms: Terms, work: Work, limit: int, max_usd: float | None) -> Account:
-    """The shared account, or the stage's own, whose cap is the stage's budget."""
+    """The account that pays: of a sweep, shared by config, or the stage's own, whose cap is the stage's budget."""
     shared = terms.account
-    if shared is None:
+    if terms.payer is not None:
+        name, cap = terms.payer.account, terms.payer.cap
+    elif shared is None:
         name, cap = f"{work.stage}-{work.fingerprint}", Cap(limit, max_usd)
     else:
         name, cap = shared.name, Cap(shared.max_queries, shared.max_usd)

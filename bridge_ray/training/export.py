@@ -141,9 +141,7 @@ def write(
     """Export a trained model under ``out``: ``model/`` (merged, if LoRA), ``adapter/`` (if LoRA), ``losses.json``."""
     storage.write_json(storage.join(out, "losses.json"), list(losses))
     if lora is None:
-        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, use_safetensors=True)
-        _fill(plain, weights)
-        _save(plain, base, storage.join(out, "model"))
+        _save(filled(base, weights), base, storage.join(out, "model"))
         return
     _write_adapter(model, weights, storage.join(out, "adapter"))
     merged = load(base, lora)
@@ -159,6 +157,13 @@ def merge(base: str, adapter: str, out: str) -> dict[str, Any]:
     merged = PeftModel.from_pretrained(model, adapter, use_safetensors=True).merge_and_unload()
     _save(merged.to(torch.bfloat16), base, out)
     return {"parameters": int(merged.num_parameters())}
+
+
+def filled(base: str, weights: Mapping[str, torch.Tensor]) -> Any:
+    """The causal language model of a directory, in bf16, with these weights in place of its own."""
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, use_safetensors=True)
+    _fill(model, weights)
+    return model
 
 
 def _fill(model: Any, weights: Mapping[str, torch.Tensor]) -> None:

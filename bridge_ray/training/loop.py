@@ -21,7 +21,8 @@ import torch
 from bridge_ray import storage
 from bridge_ray.config import Lora, Schedule, Training
 from bridge_ray.inference import models
-from bridge_ray.training import attention, export, faults, speed, tokens
+from bridge_ray.stage import Watch
+from bridge_ray.training import attention, export, faults, interim, speed, tokens
 from bridge_ray.training.curriculum import Plan, learning_rate, phase_at
 from bridge_ray.training.feed import Feed
 from bridge_ray.training.loss import CompletionLoss
@@ -45,6 +46,13 @@ class Job:
     out: str  # location of the exported model
     seed: int
     tracked: Tracked
+    watch: Watch | None = None
+    questions: str = ""  # location of the dev split, for the watch
+
+    @property
+    def halt(self) -> str:
+        """Where it is left that the watch has ended the training."""
+        return storage.join(self.out, "halted.json")
 
     @property
     def fault(self) -> str:
@@ -54,7 +62,7 @@ class Job:
 
 def train(job: Job, counter: Any) -> None:
     """One worker's whole part. What no restart would change is left in ``job.fault``, and ends the restarted ones."""
-    if storage.exists(job.fault):
+    if storage.exists(job.fault) or storage.exists(job.halt):
         return
     try:
         _train(job, counter)
@@ -160,7 +168,8 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker, counter: Any) -> bool:
-    """All updates that are left; False where the losses forbid to go on, and why is in ``job.fault``."""
+    """All updates that are left; False where the losses forbid to go on, and why is in ``job.fault``, or where the
+    watch has ended the training, as ``job.halt`` says."""
     flops, fastest = speed.operations_per_token(engine.module.model), speed.peak(engine.device)
     preemption, ended = Preemption(), time.monotonic()
     for step in range(len(losses), job.plan.updates):
@@ -178,11 +187,28 @@ def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker
             if feed.rank == 0:
                 storage.write_json(job.fault, verdict)
             return False
+        if job.watch is not None and (share := interim.due(job.watch, step + 1, job.plan.updates)) is not None:
+            if not _watched(engine, job, job.watch, feed.rank, share):
+                return False
+            ended = time.monotonic()  # an update takes as long as it would unwatched
         wanted = preemption.announced(look) or (step + 1) % job.training.checkpoint_every == 0
         if wanted and step + 1 < job.plan.updates:
             _checkpoint(engine, losses)
             tracker.flush()
     return True
+
+
+def _watched(engine: Any, job: Job, watch: Watch, rank: int, share: float) -> bool:
+    """Whether the training goes on, as the watch says once it has heard what the model at hand answers.
+
+    All ranks take part: ZeRO-3 collects its shards, and they end together. Rank 0 asks a copy of the model.
+    """
+    weights, go_on = _gather(engine), torch.ones(1, device=engine.device)
+    if rank == 0 and not watch.heard(share, interim.accuracy(watch, job, weights, engine.device)):
+        go_on.zero_()
+        storage.write_json(job.halt, {"share": share})
+    torch.distributed.broadcast(go_on, 0)
+    return bool(go_on.item())
 
 
 class Preemption:

@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
 
 
+class Halted(Exception):
+    """A training was ended by the one who watched it; it has left no model."""
+
+
 def fit(job: Job, name: str, progress: Progress) -> str:
     """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
     Returns the precision, bf16 or fp32; this machine decides what ``auto`` is for all workers.
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
     Raises UserError where the loop has found that it cannot go on, and else what it raised once
-    ``training.max_failures`` restarts are used up.
+    ``training.max_failures`` restarts are used up; Halted where ``job.watch`` has ended it.
     """
     from ray.train import TrainingFailedError
 
@@ -33,7 +37,8 @@ def fit(job: Job, name: str, progress: Progress) -> str:
     # DeepSpeed's checkpoints fit the number of workers, the ZeRO stage and the precision that they were made with.
     kind = (f"zero{job.training.zero_stage}", f"by-{job.training.workers}", precision)
     state = storage.join(states, "-".join(kind))
-    storage.remove(job.fault)  # of an earlier attempt: what it was about may have been changed
+    for verdict in (job.fault, job.halt):  # of an earlier attempt: what it was about may have been changed
+        storage.remove(verdict)
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         try:
             _trainer(job, state, counter).fit()
@@ -41,7 +46,10 @@ def fit(job: Job, name: str, progress: Progress) -> str:
             _raise_fault(name, job)
             raise
     _raise_fault(name, job)
+    halted = storage.read_json(job.halt)
     storage.delete(states)
+    if halted is not None:
+        raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
     return precision
 
 

@@ -34,7 +34,8 @@ def teach_model(
 ) -> dict[str, Any]:
     """Train ``init`` on the lessons (pool -> rows) through the phases, whose updates are resolved.
 
-    Leaves ``model/`` (and ``adapter/``) under the stage's output. Raises UserError for a phase without lessons.
+    Leaves ``model/`` (and ``adapter/``) under the stage's output. Raises UserError for a phase without lessons, and
+    ``run.Halted`` where the stage's watch has ended the training.
     """
     from bridge_ray.training.loop import Job
 
@@ -46,7 +47,8 @@ def teach_model(
     folders = {pool: storage.join(out, pool) for pool in written.rows}
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)
-    job = Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked)
+    questions = storage.join(work.inputs["corpus"], "dev")
+    job = Job(init, lora, plan, folders, schedule, work.training, work.out, seed, tracked, work.watch, questions)
     precision = fit(job, work.stage, work.progress)
     storage.delete(out)
     losses = storage.read_json(storage.join(work.out, "losses.json"))

@@ -1,0 +1,39 @@
+"""How many trainings and how many stages with engines the cluster has room for at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bridge_ray import placement
+from bridge_ray.config import Config
+from bridge_ray.inference import local_ray
+from bridge_ray.placement import ENGINES, TRAINERS, Node
+
+
+@dataclass(frozen=True)
+class Capacity:
+    trainings: int
+    engines: int
+
+
+def of_cluster(config: Config) -> Capacity:
+    """Connects to Ray. At least one of each: whether there is room at all is for ``placement.check`` to say."""
+    local_ray.start()
+    nodes = placement.present()
+    if not local_ray.on_cluster():  # it has more logical CPUs than the machine has cores
+        cores = float(os.cpu_count() or 1)
+        nodes = [replace(node, resources={**node.resources, "CPU": cores}) for node in nodes]
+    now, grown = capacity(config, nodes), capacity(config, placement.growth() or [])
+    return Capacity(max(1, now.trainings, grown.trainings), max(1, now.engines, grown.engines))
+
+
+def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
+    """What has room on these nodes. An engine without a GPU takes all the cores of its node."""
+    [training] = placement.needs(config, TRAINERS[:1])
+    [engine] = placement.needs(config, ENGINES[:1])
+    if config.engine.gpus:
+        return Capacity(placement.times(training, nodes), placement.times(engine, nodes))
+    one_each = [replace(node, resources={"CPU": 1.0}) for node in nodes if node.resources.get("CPU", 0) >= 1]
+    return Capacity(placement.times(training, nodes), placement.times(engine, one_each))

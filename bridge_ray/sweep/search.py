@@ -1,0 +1,146 @@
+"""Which point is tried next: Optuna's samplers or a grid, told of every trial that has ended, in this sweep or before.
+
+A point is tried once. Optuna's own storage is not used: the study is built anew from the trials on record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from bridge_ray.sweep import space
+from bridge_ray.sweep.space import Point
+from bridge_ray.sweep.spec import Dimension, Range, Spec
+from bridge_ray.sweep.trials import Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+ASKS = 200  # for a point that is new, before the space is taken to be used up
+
+
+class Grid:
+    """All points in order."""
+
+    def __init__(self, spec: Spec):
+        self._points: Iterator[Point] = space.grid(spec.space)
+
+    def ask(self, known: Sequence[Trial]) -> Point | None:
+        """A point that no trial has had; None where there is none left."""
+        tried = {space.key(trial.point) for trial in known}
+        return next((point for point in self._points if space.key(point) not in tried), None)
+
+    def take(self, trial: Trial) -> None:
+        """A trial goes on that had begun before."""
+
+    def tell(self, trial: Trial) -> None:
+        """A trial has ended."""
+
+
+class Sampled:
+    """Optuna's TPE, which learns from the trials so far, or its random sampler."""
+
+    def __init__(self, spec: Spec, known: Sequence[Trial]):
+        import optuna
+
+        self._spec, self._open = spec, dict[str, Any]()
+        seed = spec.seed + len(known)  # one that goes on does not begin with the same points again
+        if spec.search == "random":
+            sampler: Any = optuna.samplers.RandomSampler(seed=seed)
+        else:
+            first = min(10, max(4, (spec.trials or 0) // 3))
+            sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=first)
+        self._study = study(spec, sampler)
+        for trial in known:
+            if (frozen := frozen_trial(spec, trial)) is not None:
+                self._study.add_trial(frozen)
+
+    def ask(self, known: Sequence[Trial]) -> Point | None:
+        """A point that no trial has had; None where a couple of hundred draws have found none."""
+        by_point = {space.key(trial.point): trial for trial in known}
+        for _ in range(ASKS):
+            asked = self._study.ask()
+            point = space.draw(self._spec.space, partial(suggest, asked))
+            if space.key(point) not in by_point:
+                self._open[space.key(point)] = asked
+                return point
+            self._answer(asked, by_point[space.key(point)])
+        return None
+
+    def take(self, trial: Trial) -> None:
+        """A trial goes on that had begun before."""
+        self._study.enqueue_trial({name: space.label(value) for name, value in trial.point.items()})
+        asked = self._study.ask()
+        space.draw(self._spec.space, partial(suggest, asked))
+        self._open[space.key(trial.point)] = asked
+
+    def tell(self, trial: Trial) -> None:
+        """A trial has ended."""
+        self._answer(self._open.pop(space.key(trial.point)), trial)
+
+    def _answer(self, asked: Any, trial: Trial) -> None:
+        import optuna
+
+        states = optuna.trial.TrialState
+        if trial.state == "finished":
+            self._study.tell(asked, objectives(self._spec, trial))
+            return
+        if trial.state == "stopped" and len(self._spec.objectives) == 1:
+            for share, accuracy in trial.rungs:
+                asked.report(accuracy, round(100 * share))
+        self._study.tell(asked, state=states.PRUNED if trial.state == "stopped" else states.FAIL)
+
+
+def make(spec: Spec, known: Sequence[Trial]) -> Grid | Sampled:
+    """The search, which has been told of the known trials."""
+    return Grid(spec) if spec.search == "grid" else Sampled(spec, known)
+
+
+def study(spec: Spec, sampler: Any = None) -> optuna.Study:
+    """An empty study of the spec's objectives, in memory."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["maximize" if name == "accuracy" else "minimize" for name in spec.objectives]
+    return optuna.create_study(sampler=sampler, directions=directions)
+
+
+def objectives(spec: Spec, trial: Trial) -> list[float]:
+    """The values of a finished trial, in the spec's order."""
+    return [getattr(trial, name) for name in spec.objectives]
+
+
+def frozen_trial(spec: Spec, trial: Trial) -> optuna.trial.FrozenTrial | None:
+    """An ended trial as Optuna keeps it; None for one that has no value, or whose point is not in the space."""
+    import optuna
+
+    if trial.state != "finished" or not space.contains(spec.space, trial.point):
+        return None
+    return optuna.trial.create_trial(
+        values=objectives(spec, trial),
+        params={name: space.label(value) for name, value in trial.point.items()},
+        distributions={name: _distribution(spec.space[name]) for name in trial.point},
+    )
+
+
+def suggest(trial: Any, name: str, part: Dimension) -> Any:
+    """The value of a dimension that Optuna suggests."""
+    if isinstance(part, Range):
+        draw = trial.suggest_int if part.whole else trial.suggest_float
+        return draw(name, part.low, part.high, log=part.log, **_step(part))
+    known = {space.label(value): value for value in part.choices}
+    return known[trial.suggest_categorical(name, list(known))]
+
+
+def _distribution(part: Dimension) -> Any:
+    from optuna import distributions
+
+    if isinstance(part, Range):
+        kind = distributions.IntDistribution if part.whole else distributions.FloatDistribution
+        return kind(part.low, part.high, log=part.log, **_step(part))
+    return distributions.CategoricalDistribution([space.label(value) for value in part.choices])
+
+
+def _step(part: Range) -> dict[str, Any]:
+    return {} if part.step is None else {"step": part.step}

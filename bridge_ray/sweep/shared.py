@@ -1,0 +1,246 @@
+"""The keeper: an actor beside the driver that has every stage of a sweep made once, whichever trials need it.
+
+It walks each trial through its runs' stages. A stage is a task of its own process (Ray Data's settings are a
+process's), so a trial that dies or is stopped takes nothing with it that others wait for. And a training that ASHA ends
+is ended from within: its loop returns, and Ray Train frees its placement group itself. A trial of Ray Tune that held
+the group and was killed would leave it behind, and the sweep would wait for ever (ray #54305).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from rich.console import Console
+
+from bridge_ray import pipeline, stage
+from bridge_ray.config import Config
+from bridge_ray.inference import local_ray
+from bridge_ray.placement import ENGINES, TRAINERS
+from bridge_ray.progress import Progress
+from bridge_ray.stage import Done, Stage, Watch
+from bridge_ray.sweep.spec import Asha
+from bridge_ray.sweep.trials import Repeat
+from bridge_ray.teacher.teach import Payer, Unpaid
+from bridge_ray.training.run import Halted
+
+log = logging.getLogger(__name__)
+
+WATCHED = "train_student"
+CLOSING_SECONDS = 120  # that what must not be cut off has when a sweep ends
+
+Rung = tuple[float, float]  # share of the student's updates, dev accuracy
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what terms the trials are made: who pays, whether ASHA watches, and how many stages run at once."""
+
+    payer: Payer
+    asha: Asha | None
+    trainings: int
+    engines: int
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial has ended; ``unpaid``: the sweep's cap has no room for what it needs."""
+
+    state: Literal["finished", "stopped", "failed", "unpaid"]
+    repeats: tuple[Repeat, ...] = ()
+    reason: str | None = None
+
+
+@dataclass
+class Walk:
+    """Where a trial stands."""
+
+    rungs: list[Rung] = field(default_factory=list)
+    passed: int = 0  # rungs after which Ray Tune lets it go on
+    watched: bool = True  # whether it is at its first run, the only one that ASHA judges
+    stopped: bool = False
+    ended: Ended | None = None
+
+
+class Keeper:
+    """An async actor; all in it happens on one event loop. ``draft`` makes a config's run, see ``pipeline.draft``."""
+
+    def __init__(self, terms: Terms, draft: Callable[..., pipeline.Run]):
+        self._terms, self._draft = terms, draft
+        self._walks: dict[int, Walk] = {}
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._made: dict[str, asyncio.Task[Done]] = {}  # by fingerprint; one that failed keeps its reason
+        self._wanted: defaultdict[str, set[int]] = defaultdict(set)  # fingerprint -> trials that wait for it
+        self._asking: dict[str, Any] = {}  # stages that ask the teacher now
+        self._changed = asyncio.Condition()
+        self._slots = {
+            **dict.fromkeys(ENGINES, asyncio.Semaphore(terms.engines)),
+            **dict.fromkeys(TRAINERS, asyncio.Semaphore(terms.trainings)),
+        }
+
+    async def start(self, number: int, runs: Sequence[Config]) -> None:
+        """Walk a trial through its runs, one after another."""
+        walk = self._walks[number] = Walk()
+        self._tasks[number] = asyncio.create_task(self._walk(number, walk, runs))
+
+    async def news(self, number: int, seen: int) -> Rung | None:
+        """Wait for the trial's next rung behind those that were ``seen``; None once it has ended."""
+        walk = self._walks[number]
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(walk.rungs) > seen or walk.ended is not None)
+        return walk.rungs[seen] if len(walk.rungs) > seen else None
+
+    async def passed(self, number: int, rungs: int) -> None:
+        """Ray Tune has heard of so many of the trial's rungs, and lets it go on."""
+        self._walks[number].passed = max(self._walks[number].passed, rungs)
+        await self._notify()
+
+    async def stop(self, number: int) -> tuple[Ended | None, list[Rung]]:
+        """The trial is over for Ray Tune: how it had ended by then (None: it had not), and its rungs."""
+        walk = self._walks[number]
+        walk.stopped = True
+        await self._notify()
+        return walk.ended, walk.rungs
+
+    async def heard(self, fingerprint: str, share: float, accuracy: float) -> bool:
+        """A training asks whether it goes on: it does while one of the trials that need it does.
+
+        Answers once Ray Tune has decided for each of them.
+        """
+        walks = [self._walks[number] for number in self._wanted[fingerprint] if self._walks[number].watched]
+        for walk in walks:
+            if share not in [known for known, _ in walk.rungs]:  # else its worker has died and does it again
+                walk.rungs.append((share, accuracy))
+        await self._notify()
+        async with self._changed:
+            await self._changed.wait_for(lambda: all(walk.stopped or walk.passed == len(walk.rungs) for walk in walks))
+        return any(not self._walks[number].stopped for number in self._wanted[fingerprint])
+
+    async def close(self, interrupted: bool) -> None:
+        """The sweep ends, and begins nothing more: wait for what was asked of the teacher.
+
+        Unless ``interrupted``, wait for all that still runs too: trainings that are ending from within.
+        """
+        for walk in self._walks.values():
+            walk.stopped = True
+        await self._notify()
+        for ref in self._asking.values():
+            ray.cancel(ref)  # as Ctrl-C would: answers on their way are stored
+        last = [task for key, task in self._made.items() if key in self._asking or not (interrupted or task.done())]
+        if last:
+            await asyncio.wait(last, timeout=CLOSING_SECONDS)
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _walk(self, number: int, walk: Walk, runs: Sequence[Config]) -> None:
+        try:
+            repeats = []
+            for config in runs:
+                repeats.append(await self._run(number, walk, config))
+                walk.watched = False
+            walk.ended = Ended("finished", tuple(repeats))
+        except Halted:
+            walk.ended = Ended("stopped")
+        except Unpaid as error:
+            walk.ended = Ended("unpaid", reason=str(error))
+        except Exception as error:
+            log.exception("trial %d", number)
+            walk.ended = Ended("failed", reason=_line(error))
+        await self._notify()
+
+    async def _run(self, number: int, walk: Walk, config: Config) -> Repeat:
+        """All stages of one run."""
+        prepared = await asyncio.to_thread(self._draft, config, payer=self._terms.payer)
+        stages = ray.put(dict(prepared.stages))  # once: the corpus is in them
+        finished: dict[str, Done] = {}
+        for name, part in prepared.stages.items():
+            finished[name] = await self._shared(number, walk, part, partial(self._make, part, prepared, stages))
+        return measured(config, finished)
+
+    async def _shared(self, number: int, walk: Walk, part: Stage, make: Any) -> Done:
+        """The stage, done: by this call, by one that is under way, or before."""
+        fingerprint = part.fingerprint
+        self._wanted[fingerprint].add(number)
+        try:
+            while True:
+                if walk.stopped:
+                    raise Halted(f"trial {number} was stopped before {part.name}")
+                if fingerprint not in self._made:
+                    self._made[fingerprint] = asyncio.create_task(make())
+                making = self._made[fingerprint]
+                try:
+                    return await asyncio.shield(making)
+                except Halted:  # it was ended for others, while this trial came to need it
+                    if self._made.get(fingerprint) is making:
+                        del self._made[fingerprint]
+        finally:
+            self._wanted[fingerprint].discard(number)
+
+    async def _make(self, part: Stage, run: pipeline.Run, stages: Any) -> Done:
+        if before := await asyncio.to_thread(stage.done, part, run.root):
+            return before
+        slot: AbstractAsyncContextManager[Any] = self._slots.get(part.name) or nullcontext()
+        async with slot:
+            ref = _task().remote(stages, part.name, run.root, run.config, self._watch(part, run.config))
+            if part.name == "teach":
+                self._asking[part.fingerprint] = ref
+            try:
+                return await ref
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause or error) from error
+            finally:
+                self._asking.pop(part.fingerprint, None)
+
+    def _watch(self, part: Stage, config: Config) -> Watch | None:
+        asha = self._terms.asha
+        if asha is None or part.name != WATCHED:
+            return None
+        keeper = ray.get_runtime_context().current_actor
+        heard = partial(_ask, keeper, part.fingerprint)
+        return Watch(asha.shares, asha.questions, config.evaluate.max_tokens, heard)
+
+
+def _ask(keeper: Any, fingerprint: str, share: float, accuracy: float) -> bool:
+    """In a training's worker."""
+    go_on: bool = ray.get(keeper.heard.remote(fingerprint, share, accuracy))
+    return go_on
+
+
+def _task() -> Any:
+    """Performs a stage in a process of its own, beside the keeper: where the driver is, its key and its files are."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Elsewhere than on a local Ray, workers do not inherit the driver's environment.
+    environment = {"env_vars": local_ray.DRIVER_ENVIRONMENT} if local_ray.on_cluster() else None
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here, runtime_env=environment)(_perform)
+
+
+def _perform(stages: Mapping[str, Stage], name: str, root: str, config: Config, watch: Watch | None) -> Done:
+    progress = Progress(Console(stderr=True))
+    return stage.perform(stages[name], root, config.name, config.engine, config.training, progress, watch)
+
+
+def measured(config: Config, finished: Mapping[str, Done]) -> Repeat:
+    """A finished run in figures, as in an empty store: a stage counts with what it took, whoever made it and when."""
+    bridge = finished["evaluate"].metrics["systems"]["bridge"]
+    bought = finished["teach"].metrics
+    seconds = sum(part.seconds for name, part in finished.items() if name != "teach")
+    low, high = bridge["interval"]
+    return Repeat(config.seed, bridge["accuracy"], (low, high), bought["queries"], bought["usd"], seconds / 3600)
+
+
+def _line(error: BaseException) -> str:
+    """The error's last line, which says what it was about."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = lines[-1] if lines else ""
+    kind = type(error).__name__
+    return (said if kind == "UserError" else f"{kind}: {said}")[:500]

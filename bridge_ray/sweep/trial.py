@@ -1,0 +1,24 @@
+"""A trial as Ray Tune knows it: it tells Tune what the keeper hears of its training, and holds nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+SHARE, ACCURACY = "share", "accuracy"  # of a trial's reports; the share in percent of the student's updates
+
+
+def follow(config: Mapping[str, Any], keeper: Any) -> None:
+    """Ray Tune's trainable: report every rung of trial ``config["number"]`` until it has ended.
+
+    A report returns once the scheduler lets the trial go on; where it does not, this process is ended instead.
+    """
+    import ray
+    from ray import tune
+
+    number, seen = config["number"], 0
+    while (rung := ray.get(keeper.news.remote(number, seen))) is not None:
+        share, accuracy = rung
+        seen += 1
+        tune.report({SHARE: 100 * share, ACCURACY: accuracy})
+        ray.get(keeper.passed.remote(number, seen))

@@ -1,0 +1,78 @@
+"""Ray Tune, ASHA, the keeper and the trials' records, over stages that take no time; tests/chaos has the real ones."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bridge_ray import config
+from bridge_ray.inference import local_ray
+from bridge_ray.progress import Progress
+from bridge_ray.stopping import Stop
+from bridge_ray.sweep import run, space, spec
+from bridge_ray.sweep.trials import Trial, open_book
+from tests import stub_stages
+
+BASE = {"evaluate.split": "dev", "evaluate.systems": ["bridge"], "training.workers": 1}
+
+
+def prepared(root: Path, rates: list[float], **fields: Any) -> run.Sweep:
+    raw = {"name": "stub", "base": "demo", "search": "grid", "concurrency": 2} | fields
+    made = spec.validate({"space": {"student.train.lr": rates}, **raw}, "stub")
+    base = config.changed(config.load("demo"), BASE | {"storage": str(root), "teacher.standin": None}, "demo")
+    return run.Sweep(
+        made, base, str(root / "sweep"), open_book(str(root / "sweep")), space.count(made.space), (), stub_stages.draft
+    )
+
+
+def executed(sweep: run.Sweep) -> tuple[dict[int, Trial], str | None, str]:
+    """The trials, why the cap has ended the sweep if it has, and what was said."""
+    local_ray.start()
+    screen = io.StringIO()
+    capped = run.execute(sweep, Progress(Console(file=screen, width=200)), Stop())
+    return open_book(sweep.home).trials, capped, screen.getvalue()
+
+
+def states(trials: dict[int, Trial]) -> list[str]:
+    return [trials[number].state for number in sorted(trials)]
+
+
+def test_what_trials_share_is_made_once_and_a_failed_one_keeps_its_reason(tmp_path: Path) -> None:
+    """Three rates at two seeds: one teach, though two trials come to need it at once; six students but the failed."""
+    trials, capped, said = executed(prepared(tmp_path, [0.1, 0.2, 1.0], seeds=2))
+    assert capped is None and states(trials) == ["finished", "finished", "failed"]
+    assert stub_stages.made(tmp_path) == ["evaluate"] * 4 + ["teach"] + ["train_student"] * 4
+    assert trials[3].reason is not None and "the loss of update 1 is nan" in trials[3].reason
+    assert [repeat.seed for repeat in trials[1].repeats] == [0, 1]
+    assert (trials[2].accuracy, trials[2].queries, trials[2].usd) == (0.2, 10, 0.01)
+    assert "trial 3: failed" in said and "(3 of 3, 0:00:00 left)" in said
+    again, _, _ = executed(prepared(tmp_path, [0.1, 0.2, 1.0, 0.3], seeds=2))
+    assert {number: again[number] for number in trials} == trials and again[4].accuracy == 0.3
+
+
+def test_asha_ends_a_training_from_within_and_its_stage_is_not_done(tmp_path: Path) -> None:
+    trials, _, _ = executed(prepared(tmp_path, [0.4, 0.3, 0.2, 0.1], asha={"first": 0.5}, concurrency=1))
+    assert states(trials) == ["finished", "stopped", "stopped", "stopped"]
+    assert [trial.rungs for trial in trials.values()] == [((0.5, rate),) for rate in (0.4, 0.3, 0.2, 0.1)]
+    assert stub_stages.made(tmp_path) == ["evaluate", "teach", "train_student"]
+    assert len(list(tmp_path.glob("stages/train_student/*/manifest.json"))) == 1
+
+
+def test_the_cap_ends_the_sweep_and_what_it_could_not_pay_goes_on_later(tmp_path: Path) -> None:
+    fractions = {"space": {"budget.fraction": [0.05, 0.1]}, "concurrency": 1}
+    trials, capped, _ = executed(prepared(tmp_path, [], **fractions, budget={"max_queries": 7}))
+    assert capped is not None and "its cap of 7 queries is reached" in capped
+    assert states(trials) == ["finished", "running"]
+    after, capped, _ = executed(prepared(tmp_path, [], **fractions, budget={"max_queries": 10}))
+    assert capped is None and states(after) == ["finished", "finished"] and after[1] == trials[1]
+
+
+def test_a_stage_whose_process_dies_fails_its_trial_which_can_be_tried_again(tmp_path: Path) -> None:
+    trials, _, _ = executed(prepared(tmp_path, [0.5]))
+    assert states(trials) == ["failed"] and trials[1].reason
+    again = prepared(tmp_path, [0.5])
+    again.book.write(Trial(1, trials[1].point))  # what --retry does
+    assert states(executed(again)[0]) == ["finished"]
