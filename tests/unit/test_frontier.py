@@ -89,7 +89,7 @@ def test_a_config_read_again_has_the_same_fingerprints() -> None:
     """Also where it says nothing and the defaults hold: they are numbers of their fields' types."""
     settings = config.Config(name="mine", corpus=config.Corpus(train=20, test=4))
     corpus = table(settings)
-    assert evaluated(config.changed(settings, []), corpus).fingerprint == evaluated(settings, corpus).fingerprint
+    assert evaluated(config.changed(settings, {}, "tiny"), corpus).fingerprint == evaluated(settings, corpus).fingerprint
 
 
 # --- the grid
@@ -411,7 +411,7 @@ def test_a_cell_of_another_config_is_refused_and_one_that_is_there_is_not_made_a
     storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
     assert run.prepare(settings, asked).kept == {first.cell.name: numbers}
     with pytest.raises(UserError, match=f"{first.cell.name}.json is of another config or corpus; give .* --name"):
-        run.prepare(config.changed(settings, ["evaluate.max_tokens=9"]), asked)
+        run.prepare(config.changed(settings, {"evaluate.max_tokens": 9}, "tiny"), asked)
 
 
 def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
