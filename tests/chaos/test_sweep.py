@@ -39,7 +39,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def swept(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher: str) -> Swept:
     """A finished sweep of twelve trials, two at a time: its folder, command and messages, and the teacher's bill."""
     folder, before = tmp_path_factory.mktemp("sweep"), billed(teacher)
-    command = sweeps.write(folder, tiny_model, teacher, space=SPACE, search="grid", asha={"first": 0.5})
+    command = sweeps.write(folder, tiny_model, teacher, space=SPACE, search="grid", asha={"first": 0.5, "reduction": 3})
     done = bridge_ray(*command, timeout=AT_MOST)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder, command, done.stderr, billed(teacher) - before
