@@ -162,9 +162,10 @@ class FixedK:
     course: amplify.AmplifyCourse
 
     async def __call__(self, row: Mapping[str, Any], ask: Any) -> dict[str, Any]:
-        replies = await self.course._all(row, ask)
+        tried = amplify.Tried()
+        replies = await self.course._all(row, ask, tried)
         kept = next((reply for reply in replies if self.course._right(row, reply)), None)
-        return self.course._record(row, replies, kept, "ta" if kept else "label_only")
+        return self.course._record(row, tried, kept, "ta" if kept else "label_only")
 
     def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
         return self.course.failed(row, reason)

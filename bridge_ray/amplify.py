@@ -3,6 +3,9 @@
 Each row runs its own course. Open and numeric answers stop at the first reply that matches the gold answer; for
 choice and boolean, where a guess matches too easily, all replies are drawn and the gold answer must be their
 majority. If nothing holds, one hinted try that may not mention the hint; else the label alone is kept.
+
+``checks`` look at the reasoning of right replies. Bought rationales are not checked again, and hinted replies are not
+ranked by likelihood: they were not drawn from the prompt that they are to be learnt with.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -21,6 +24,8 @@ import pyarrow.compute as pc
 
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
+from bridge_ray.answers.arithmetic import mistakes
+from bridge_ray.answers.conclusion import without_conclusion
 from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import chance, majority, matches
 from bridge_ray.config import TA, Amplify
@@ -33,6 +38,8 @@ from bridge_ray.stage import Stage, Work
 
 # A hinted rationale that talks about being told is no rationale.
 MENTIONS_HINT = re.compile(r"\b(hint\w*|told|given answer|correct answer|was said|provided answer)\b", re.IGNORECASE)
+
+REANSWER_TOKENS = 16  # of a re-answer, beside those of the answer itself
 
 
 def stage(
@@ -59,15 +66,18 @@ def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Sta
 
 
 def _identity(settings: Amplify, ta: TA, seed: int) -> dict[str, Any]:
-    rule = settings.model_dump(mode="json", exclude={"max_error_fraction"})
+    """Without ``checks`` where there are none, so that what was made before there were any keeps its fingerprint."""
+    unset = {"max_error_fraction"} | (set() if settings.checks else {"checks"})
+    rule = settings.model_dump(mode="json", exclude=unset)
     return {"amplify": rule, "serve": ta.serve, "seed": seed}
 
 
 def run(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> dict[str, Any]:
     bought = verified(storage.read_table(storage.join(work.inputs["teach"], "rationales.parquet"))).sort_by("id")
     kept = storage.join(work.out, "bought.parquet")
-    storage.write_table(kept, bought)
-    pool = courses(work, _served(work, ta, seed), AmplifyCourse(settings, ta.model, model_hash), records.RATIONALE)
+    storage.write_table(kept, unchecked(bought, settings))
+    course = AmplifyCourse(settings, ta.model, model_hash)
+    pool = courses(work, _served(work, ta, seed), course, schema(records.RATIONALE, settings))
     known = {
         storage.join(work.inputs["corpus"], "train"): ("domain", "answer_type", "options"),
         storage.join(work.inputs["select"], "rows.parquet"): ("difficulty",),
@@ -88,9 +98,14 @@ def _served(work: Work, ta: TA, seed: int) -> Served:
 def run_alone(work: Work, settings: Amplify, ta: TA, model_hash: str, seed: int) -> dict[str, Any]:
     merged = work.inputs.get("merge_ta")
     served = Served(storage.join(merged, "model"), seed=seed) if merged else Served(ta.model, ta.adapter, seed)
-    pool = courses(work, served, AmplifyCourse(settings, ta.model, model_hash), records.EXPLAINED)
+    pool = courses(work, served, AmplifyCourse(settings, ta.model, model_hash), schema(records.EXPLAINED, settings))
     known = {storage.join(work.inputs["corpus"], "train"): ("domain", "answer_type", "options")}
     return explain(work, settings, pool, known, None)
+
+
+def schema(base: pa.Schema, settings: Amplify) -> pa.Schema:
+    """Of the stage's records: with what the checks have turned away, where there are checks."""
+    return base.append(records.TURNED_AWAY) if settings.checks else base
 
 
 def explain(
@@ -106,12 +121,19 @@ def explain(
     most = math.floor(settings.max_error_fraction * total + 1e-9)
     summary = Summary(partial(count, settings=settings), known)
     _, counts = resumable_map(work, "amplify", source, pool, rest=rest, summary=summary, max_faults=most)
-    return metrics(counts, total) | {"faults": faults(counts)}
+    return metrics(counts, total, settings.checks) | {"faults": faults(counts)}
 
 
 def verified(rationales: pa.Table) -> pa.Table:
     """The bought rationales that may be learnt from."""
     return rationales.filter(pc.fill_null(rationales["verified"], False))
+
+
+def unchecked(bought: pa.Table, settings: Amplify) -> pa.Table:
+    """The bought rationales under the schema of the others: the checks have turned none away."""
+    if not settings.checks:
+        return bought
+    return bought.append_column(records.TURNED_AWAY, pa.nulls(bought.num_rows, records.TURNED_AWAY.type))
 
 
 def count(rows: pa.Table, settings: Amplify) -> Counter[str]:
@@ -123,6 +145,8 @@ def count(rows: pa.Table, settings: Amplify) -> Counter[str]:
         tenths = np.minimum(9, (rows["difficulty"].to_numpy() * 10).astype(np.int64))
         counts.update(f"difficulty/{tenth}/{route}" for tenth, route in zip(tenths.tolist(), routes, strict=True))
     counts.update(f"fault/{reason(error)}" for error in rows["error"].drop_null().to_pylist())
+    if settings.checks:
+        counts.update(f"check/{name}" for name in pc.list_flatten(rows["turned_away"]).to_pylist())
     tried = rows.filter(pc.not_equal(pc.fill_null(rows["source"], "failed"), "teacher"))
     kinds = Counter(
         zip(tried["answer_type"].to_pylist(), pc.list_value_length(tried["options"]).to_pylist(), strict=True)
@@ -132,11 +156,12 @@ def count(rows: pa.Table, settings: Amplify) -> Counter[str]:
     return counts + Counter(sums | {"by_chance": by_chance})
 
 
-def metrics(counts: Counter[str], total: int) -> dict[str, Any]:
+def metrics(counts: Counter[str], total: int, checks: Sequence[str] = ()) -> dict[str, Any]:
     """The stage's metrics from the sums of ``count`` over all rows.
 
     ``keep`` is the share of rows that the un-hinted TA explained, of those that were not bought, and that share with
     chance taken out: (keep - c) / (1 - c), where ``c`` is what blind guessing would keep under the same rule.
+    ``checks`` (where there are any): how many right replies each turned away; likeliest those that were less likely.
     Raises RuntimeError unless the routes and the failed rows are the corpus.
     """
     routes = {route: int(counts[f"route/{route}"]) for route in records.ROUTES}
@@ -153,7 +178,7 @@ def metrics(counts: Counter[str], total: int) -> dict[str, Any]:
         "keep": keep,
         "domains": _by(counts, "domain"),
         "difficulty": _by(counts, "difficulty"),
-    }
+    } | ({"checks": {name: int(counts[f"check/{name}"]) for name in checks}} if checks else {})
 
 
 def _by(counts: Counter[str], kind: str) -> dict[str, dict[str, int]]:
@@ -178,6 +203,14 @@ def guess_rate(answer_type: str, options: int, settings: Amplify) -> float:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """What the engine has said to a row so far, re-answers too, and a check's name for each reply it turned away."""
+
+    replies: list[Sample] = field(default_factory=list)
+    turned_away: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class AmplifyCourse:
     """One row's way to a verified rationale."""
 
@@ -191,15 +224,20 @@ class AmplifyCourse:
             return await self._unverified(row, ask)
         if self.settings.verify == "self_consistency":
             return await self._self_consistent(row, ask)
-        replies, kept = await (self._until_match(row, ask) if is_open(row) else self._by_majority(row, ask))
+        tried = Tried()
+        kept = await (self._until_match if self._stops_early(row) else self._from_all)(row, ask, tried)
         if kept is not None:
-            return self._record(row, replies, kept, "ta")
+            return self._record(row, tried, kept, "ta")
         if self.settings.hint:
-            hinted = await self._ask(prompts.hinted(row), ask)
-            replies = [*replies, *hinted]
-            if self._right(row, hinted[0]) and not MENTIONS_HINT.search(hinted[0].text):
-                return self._record(row, replies, hinted[0], "ta_hinted")
-        return self._record(row, replies, None, "label_only")
+            hinted = (await self._ask(prompts.hinted(row), ask, tried))[0]
+            right = self._right(row, hinted) and not MENTIONS_HINT.search(hinted.text)
+            if right and await self._sound(row, hinted, ask, tried):
+                return self._record(row, tried, hinted, "ta_hinted")
+        return self._record(row, tried, None, "label_only")
+
+    def _stops_early(self, row: Mapping[str, Any]) -> bool:
+        """Whether the first reply that holds is enough."""
+        return is_open(row) and not {"majority", "likeliest"} & set(self.settings.checks)
 
     def _check(self, row: Mapping[str, Any]) -> None:
         """Raise RowFault for a row that was read but cannot be explained."""
@@ -211,72 +249,119 @@ class AmplifyCourse:
             raise RowFault("there is no answer to verify with; label the row or set amplify.verify=self_consistency")
 
     def failed(self, row: Mapping[str, Any], reason: str) -> dict[str, Any]:
-        return self._record(row, [], None, None) | {"answer": None, "error": reason}
+        return self._record(row, Tried(), None, None) | {"answer": None, "error": reason}
 
-    async def _until_match(self, row: Mapping[str, Any], ask: Ask) -> tuple[list[Sample], Sample | None]:
-        """Greedy, then samples one by one, to the first right one."""
-        messages, replies = prompts.chat(prompts.REASON, row), []
+    async def _until_match(self, row: Mapping[str, Any], ask: Ask, tried: Tried) -> Sample | None:
+        """Greedy, then samples one by one, to the first right one that the checks let pass."""
+        messages = prompts.chat(prompts.REASON, row)
         for attempt in range(self.settings.samples + 1):
-            replies += await self._ask(messages, ask, temperature=self.settings.temperature if attempt else 0.0)
-            if self._right(row, replies[-1]):
-                return replies, replies[-1]
-        return replies, None
+            temperature = self.settings.temperature if attempt else 0.0
+            reply = (await self._ask(messages, ask, tried, temperature=temperature))[0]
+            if self._right(row, reply) and await self._sound(row, reply, ask, tried):
+                return reply
+        return None
 
-    async def _by_majority(self, row: Mapping[str, Any], ask: Ask) -> tuple[list[Sample], Sample | None]:
-        """All replies; the first right one if the gold answer is their majority."""
-        replies = await self._all(row, ask)
-        if majority([answer_of(row, reply) for reply in replies]) != row["answer"]:
-            return replies, None
-        return replies, next((reply for reply in replies if self._right(row, reply)), None)
+    async def _from_all(self, row: Mapping[str, Any], ask: Ask, tried: Tried) -> Sample | None:
+        """All replies; one of the right ones, if the gold answer is their majority where it has to be."""
+        replies = await self._all(row, ask, tried)
+        right = [reply for reply in replies if self._right(row, reply)]
+        agreed = majority([answer_of(row, reply) for reply in replies])
+        if not matches(agreed, row["answer"], row["answer_type"]):
+            if not is_open(row):
+                return None
+            if "majority" in self.settings.checks:
+                tried.turned_away.extend(["majority"] * len(right))
+                return None
+        return await self._best(row, right, ask, tried)
 
     async def _self_consistent(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         """Without a label: the majority's answer is taken for right; without a majority the row is not learnt from."""
-        replies = await self._all(row, ask)
+        tried = Tried()
+        replies = await self._all(row, ask, tried)
         agreed = majority([answer_of(row, reply) for reply in replies])
-        kept = next((r for r in replies if agreed is not None and usable(r) and answer_of(row, r) == agreed), None)
+        right = [r for r in replies if agreed is not None and usable(r) and answer_of(row, r) == agreed]
+        answered = {**row, "answer": agreed}
+        kept = await self._best(answered, right, ask, tried)
         if kept is None:
-            return self._record(row, replies, None, "label_only")
-        return self._record({**row, "answer": agreed}, replies, kept, "ta")
+            return self._record(row, tried, None, "label_only")
+        return self._record(answered, tried, kept, "ta")
 
     async def _unverified(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         """The control: the greedy reply as it is, right or wrong."""
-        replies = await self._ask(prompts.chat(prompts.REASON, row), ask)
-        answer = answer_of(row, replies[0])
-        if answer is None or not usable(replies[0]):
-            return self._record(row, replies, None, "label_only")
-        return self._record({**row, "answer": answer}, replies, replies[0], "ta") | {"verified": False}
+        tried = Tried()
+        reply = (await self._ask(prompts.chat(prompts.REASON, row), ask, tried))[0]
+        answer = answer_of(row, reply)
+        if answer is None or not usable(reply):
+            return self._record(row, tried, None, "label_only")
+        return self._record({**row, "answer": answer}, tried, reply, "ta") | {"verified": False}
 
-    async def _all(self, row: Mapping[str, Any], ask: Ask) -> list[Sample]:
+    async def _best(self, row: Mapping[str, Any], right: Sequence[Sample], ask: Ask, tried: Tried) -> Sample | None:
+        """The first, or the likeliest, of the right replies that the other checks let pass."""
+        ranked = "likeliest" in self.settings.checks
+        for place, reply in enumerate(sorted(right, key=_nll) if ranked else right, 1):
+            if await self._sound(row, reply, ask, tried):
+                if ranked:
+                    tried.turned_away.extend(["likeliest"] * (len(right) - place))
+                return reply
+        return None
+
+    async def _sound(self, row: Mapping[str, Any], reply: Sample, ask: Ask, tried: Tried) -> bool:
+        """Whether a right reply's reasoning passes the checks; what costs nothing goes first."""
+        rationale = split_rationale(reply.text)
+        if "arithmetic" in self.settings.checks and mistakes(rationale):
+            tried.turned_away.append("arithmetic")
+            return False
+        if "reanswer" in self.settings.checks and not await self._reanswered(row, rationale, ask, tried):
+            tried.turned_away.append("reanswer")
+            return False
+        return True
+
+    async def _reanswered(self, row: Mapping[str, Any], rationale: str, ask: Ask, tried: Tried) -> bool:
+        """Whether the un-hinted TA comes to the answer again from the reasoning alone."""
+        reasoning = without_conclusion(rationale, row["answer"], row["answer_type"], row["options"])
+        room = REANSWER_TOKENS + len(row["answer"].encode())  # a token is at least a byte
+        reply = (await ask(prompts.reanswer(row, reasoning), max_tokens=room))[0]
+        tried.replies.append(reply)
+        answer = extract(prompts.completion(None, reply.text), row["answer_type"], row["options"])
+        return matches(answer, row["answer"], row["answer_type"])
+
+    async def _all(self, row: Mapping[str, Any], ask: Ask, tried: Tried) -> list[Sample]:
         messages = prompts.chat(prompts.REASON, row)
-        replies = await self._ask(messages, ask)
+        likelihood = "likeliest" in self.settings.checks
+        replies = await self._ask(messages, ask, tried, likelihood=likelihood)
         if self.settings.samples:
-            replies += await self._ask(messages, ask, temperature=self.settings.temperature, n=self.settings.samples)
+            sampled = {"temperature": self.settings.temperature, "n": self.settings.samples}
+            replies = replies + await self._ask(messages, ask, tried, likelihood=likelihood, **sampled)
         return replies
 
-    async def _ask(
-        self, messages: Sequence[prompts.Message], ask: Ask, temperature: float = 0.0, n: int = 1
-    ) -> list[Sample]:
-        return await ask(messages, max_tokens=self.settings.max_tokens, temperature=temperature, n=n)
+    async def _ask(self, messages: Sequence[prompts.Message], ask: Ask, tried: Tried, **options: Any) -> list[Sample]:
+        replies = await ask(messages, max_tokens=self.settings.max_tokens, **options)
+        tried.replies.extend(replies)
+        return replies
 
     def _right(self, row: Mapping[str, Any], reply: Sample) -> bool:
         return usable(reply) and matches(answer_of(row, reply), row["answer"], row["answer_type"])
 
-    def _record(
-        self, row: Mapping[str, Any], replies: Sequence[Sample], kept: Sample | None, source: str | None
-    ) -> dict[str, Any]:
-        return {
+    def _record(self, row: Mapping[str, Any], tried: Tried, kept: Sample | None, source: str | None) -> dict[str, Any]:
+        record = {
             "key": row.get("key"),
             "rationale": split_rationale(kept.text) if kept else None,
             "answer": row["answer"],
             "source": source,
             "verified": kept is not None,
-            "attempts": len(replies),
-            "tokens": sum(reply.tokens for reply in replies),
+            "attempts": len(tried.replies),
+            "tokens": sum(reply.tokens for reply in tried.replies),
             "model": self.model,
             "model_hash": self.model_hash,
             "cost_usd": 0.0,
             "error": None,
         }
+        return record | ({"turned_away": tried.turned_away} if self.settings.checks else {})
+
+
+def _nll(reply: Sample) -> float:
+    """Mean negative log-likelihood of a reply's tokens; replies without one come last."""
+    return math.inf if math.isnan(reply.nll) else reply.nll
 
 
 def is_open(row: Mapping[str, Any]) -> bool:

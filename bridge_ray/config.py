@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -49,6 +49,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
+Check = Literal["majority", "likeliest", "arithmetic", "reanswer"]
 System = Literal["student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
@@ -217,19 +218,36 @@ class TA(Model):
 
 
 class Amplify(Model):
-    """Up to ``samples`` sampled answers after the greedy one; ``verify`` says which one may stay."""
+    """Up to ``samples`` sampled answers after the greedy one; ``verify`` says which one may stay.
+
+    ``checks`` ask more of a right reply than its answer. majority: of open questions, too, all replies are drawn and
+    most must be right. likeliest: of the right ones the likeliest is kept. arithmetic: its sums are recomputed.
+    reanswer: its reasoning without the conclusion leads the TA to the answer again.
+    """
 
     samples: Annotated[int, Field(ge=0)] = 3
     temperature: Annotated[float, Field(gt=0)] = 0.7
     max_tokens: Positive = 256
     hint: bool = True
     verify: Literal["gold", "self_consistency", "off"] = "gold"
+    checks: tuple[Check, ...] = ()
     max_error_fraction: Share = 0.01
 
     @field_validator("verify", mode="before")
     @classmethod
     def _off(cls, verify: Any) -> Any:
         return "off" if verify is False else verify  # YAML reads a bare off as false
+
+    @field_validator("checks")
+    @classmethod
+    def _once_and_in_order(cls, checks: tuple[Check, ...]) -> tuple[Check, ...]:
+        return tuple(name for name in get_args(Check) if name in checks)
+
+    @model_validator(mode="after")
+    def _verified(self) -> Amplify:
+        if self.checks and self.verify == "off":
+            raise ValueError("checks look at verified replies only; with verify=off set checks=[]")
+        return self
 
 
 class PruneLayers(Model):

@@ -65,6 +65,9 @@ RATIONALE = pa.schema(
     ]
 )
 
+# Where amplify.checks are set: a check's name for every right reply that it turned away.
+TURNED_AWAY = pa.field("turned_away", pa.list_(pa.string()))
+
 EXPLAINED = RATIONALE.insert(1, pa.field("key", pa.string()))  # where nobody has the corpus's ids: the user's own too
 
 PREDICTION = pa.schema(

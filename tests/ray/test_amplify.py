@@ -76,6 +76,30 @@ def test_every_row_gets_its_route_and_the_bought_ones_keep_theirs(tmp_path: Path
     assert not Path(work.out, "parts").exists()
 
 
+def test_what_the_checks_turn_away_is_counted_and_no_row_is_lost(tmp_path: Path) -> None:
+    """By the last digit: 1 is right five times and re-answered wrongly each time; one such row was bought."""
+    work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 200))
+    settings = Amplify(checks=("reanswer", "arithmetic"))
+    kept = str(tmp_path / "bought.parquet")
+    bought = [{"id": 11, "key": "row-11", "rationale": "2 x 3 = 7.", "answer": "22", "source": "teacher"}]
+    storage.write_table(kept, amplify.unchecked(pa.Table.from_pylist(bought, schema=records.EXPLAINED), settings))
+    pool = courses(
+        work,
+        Served("stub"),
+        amplify.AmplifyCourse(settings, "stub", "hash"),
+        amplify.schema(records.EXPLAINED, settings),
+        Stub(),
+    )
+    known = {storage.join(work.inputs["corpus"], "train"): KNOWN}
+    found = amplify.explain(work, settings, pool, known, Rest(np.array([11]), kept))
+    assert found["rows"] == {"corpus": 200, "teacher": 1, "ta": 140, "ta_hinted": 20, "label_only": 39, "errored": 0}
+    assert found["checks"] == {"arithmetic": 0, "reanswer": 19 * 5}
+    rows = table(work).to_pylist()
+    assert [row["id"] for row in rows] == list(range(200))
+    assert (rows[11]["rationale"], rows[11]["turned_away"]) == ("2 x 3 = 7.", None)
+    assert (rows[21]["turned_away"], rows[21]["attempts"], rows[21]["tokens"]) == (["reanswer"] * 5, 10, 5 * 12 + 5 * 2)
+
+
 def test_a_corpus_that_was_bought_whole_needs_no_engine(tmp_path: Path) -> None:
     work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 50))
     kept = str(tmp_path / "bought.parquet")

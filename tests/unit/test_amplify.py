@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics
-from bridge_ray.config import Amplify
+from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics, stage
+from bridge_ray.config import TA, Amplify
 from bridge_ray.inference.engine import RowFault, Sample
+from bridge_ray.stage import Stage
 
 NUMBER = {"id": 1, "question": "2 + 2?", "context": "", "options": [], "answer": "4", "answer_type": "number"}
 BOOLEAN = {"id": 2, "question": "Is it?", "context": "", "options": [], "answer": "yes", "answer_type": "boolean"}
@@ -21,13 +22,16 @@ BOOLEAN = {"id": 2, "question": "Is it?", "context": "", "options": [], "answer"
 class Script:
     """Answers with the given texts in turn, and remembers what it was asked."""
 
-    def __init__(self, *texts: str):
-        self.texts, self.prompts, self.temperatures = list(texts), [], []
+    def __init__(self, *texts: str, nlls: Sequence[float] = ()):
+        self.texts, self.nlls, self.prompts, self.temperatures = list(texts), list(nlls), [], []
 
     async def __call__(self, messages: Sequence[dict[str, str]], **options: Any) -> list[Sample]:
         self.prompts.append(messages[-1]["content"])
         self.temperatures.append(options.get("temperature", 0.0))
-        return [Sample(self.texts.pop(0), 10, math.nan, finished=True) for _ in range(options.get("n", 1))]
+        return [self._reply(options.get("likelihood", False)) for _ in range(options.get("n", 1))]
+
+    def _reply(self, likelihood: bool) -> Sample:
+        return Sample(self.texts.pop(0), 10, self.nlls.pop(0) if likelihood else math.nan, finished=True)
 
 
 def run(row: dict[str, Any], script: Script, **settings: Any) -> dict[str, Any]:
@@ -85,6 +89,91 @@ def test_without_a_label_the_majority_decides() -> None:
 def test_verification_off_keeps_what_comes() -> None:
     record = run(NUMBER, Script("So.\nAnswer: 5"), verify="off")
     assert (record["answer"], record["verified"], record["source"]) == ("5", False, "ta")
+
+
+def test_without_checks_nothing_is_new() -> None:
+    """What is in the identity was there before there were checks, so that finished stages are found again."""
+    upstream = Stage("any", 1, {}, {}, lambda work: {})
+    plain, checked = (
+        stage(settings, TA(), 0, upstream, upstream, upstream, upstream)
+        for settings in (Amplify(), Amplify(checks=("arithmetic",)))
+    )
+    rule = {"samples": 3, "temperature": 0.7, "max_tokens": 256, "hint": True, "verify": "gold"}
+    assert plain.identity == {"amplify": rule, "serve": "merged", "seed": 0}
+    assert checked.identity["amplify"] == rule | {"checks": ["arithmetic"]}
+    assert checked.fingerprint != plain.fingerprint
+    assert "turned_away" not in run(NUMBER, Script("Two and two.\nAnswer: 4"))
+    assert "checks" not in metrics(count(written(*ROWS), Amplify()), 5)
+
+
+def test_wrong_arithmetic_is_not_kept_and_the_next_reply_is_tried() -> None:
+    script = Script("2 + 1 = 4.\nAnswer: 4", "2 + 2 = 4.\nAnswer: 4", "never asked")
+    record = run(NUMBER, script, checks=["arithmetic"])
+    assert (record["rationale"], record["turned_away"], record["attempts"]) == ("2 + 2 = 4.", ["arithmetic"], 2)
+
+
+def test_hinted_tries_are_checked_too() -> None:
+    wrong = ["No.\nAnswer: 5"] * 2
+    hinted = "2 + 1 = 4.\nAnswer: 4"
+    record = run(NUMBER, Script(*wrong, hinted), samples=1, checks=["arithmetic"])
+    assert (record["source"], record["turned_away"]) == ("label_only", ["arithmetic"])
+    assert run(NUMBER, Script(*wrong, hinted), samples=1)["source"] == "ta_hinted"
+
+
+@pytest.mark.parametrize(
+    ("answers", "source"), [("4 5 4 4", "ta"), ("4 5 5 6", "label_only"), ("4 5 4 5", "label_only")]
+)
+def test_with_majority_an_open_answer_must_be_right_most_of_the_time(answers: str, source: str) -> None:
+    script = Script(*[f"Because.\nAnswer: {answer}" for answer in answers.split()])
+    record = run(NUMBER, script, hint=False, checks=["majority"])
+    right = answers.split().count("4")
+    assert (record["source"], record["attempts"]) == (source, 4)
+    assert record["turned_away"] == ([] if source == "ta" else ["majority"] * right)
+
+
+def test_the_likeliest_of_the_right_replies_that_pass_is_kept() -> None:
+    """The wrong one and the one with wrong arithmetic are likelier, and one that is right is less likely."""
+    texts = ("A.\nAnswer: 4", "B.\nAnswer: 4", "2 + 1 = 4.\nAnswer: 4", "D.\nAnswer: 5")
+    script = Script(*texts, nlls=(0.9, 0.5, 0.2, 0.1))
+    record = run(NUMBER, script, checks=["likeliest", "arithmetic"])
+    assert (record["rationale"], record["source"], record["attempts"]) == ("B.", "ta", 4)
+    assert sorted(record["turned_away"]) == ["arithmetic", "likeliest"]
+
+
+def test_reasoning_must_lead_to_the_answer_again() -> None:
+    """Two candidates, and each is asked for its answer without its conclusion, under the prompt without a hint."""
+    script = Script("Two is odd. So it is 4.\nAnswer: 4", " 5", "Twice two. So 4.\nAnswer: 4", " 4.")
+    record = run(NUMBER, script, checks=["reanswer"])
+    assert (record["rationale"], record["turned_away"]) == ("Twice two. So 4.", ["reanswer"])
+    assert [script.prompts[1], script.prompts[3]] == ["Two is odd.\nAnswer:", "Twice two.\nAnswer:"]
+    assert (record["attempts"], record["tokens"]) == (4, 40), "re-answers cost tokens as well"
+    assert script.temperatures == [0.0, 0.0, 0.7, 0.0]
+
+
+def test_a_hinted_reply_is_re_answered_without_the_hint() -> None:
+    wrong = ["No.\nAnswer: 5"]
+    record = run(NUMBER, script := Script(*wrong, "Twice two. So 4.\nAnswer: 4", " 5"), samples=0, checks=["reanswer"])
+    assert (record["source"], record["turned_away"]) == ("label_only", ["reanswer"])
+    assert "correct answer" in script.prompts[1] and script.prompts[2] == "Twice two.\nAnswer:"
+
+
+def test_without_a_label_the_checks_look_at_the_majority_s_replies() -> None:
+    unlabelled = {**NUMBER, "answer": None}
+    script = Script("A.\nAnswer: 7", "2 + 1 = 4.\nAnswer: 4", "C.\nAnswer: 4", "D.\nAnswer: 9")
+    record = run(unlabelled, script, verify="self_consistency", checks=["arithmetic"])
+    assert (record["answer"], record["rationale"], record["turned_away"]) == ("4", "C.", ["arithmetic"])
+
+
+def test_what_checks_turned_away_is_added_up() -> None:
+    settings = Amplify(checks=("arithmetic", "reanswer"))
+    turned = pa.array([None, ["arithmetic"], ["arithmetic", "reanswer"], [], None], pa.list_(pa.string()))
+    counts = count(written(*ROWS).append_column("turned_away", turned), settings)
+    assert metrics(counts, 5, settings.checks)["checks"] == {"arithmetic": 2, "reanswer": 1}
+    assert metrics(count(written(*ROWS), Amplify()), 5, ("majority",))["checks"] == {"majority": 0}
+
+
+def test_majority_does_not_make_an_open_answer_guessable() -> None:
+    assert guess_rate("number", 0, Amplify(checks=("majority",))) == 0.0
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(0, 0.5), (2, 0.5), (3, 5 / 16), (1, 0.25)])

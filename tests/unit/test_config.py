@@ -74,6 +74,16 @@ def test_a_mistake_is_one_line_that_names_the_field(override: str, says: str) ->
     assert "\n" not in str(caught.value)
 
 
+def test_checks_stand_once_and_in_one_order() -> None:
+    """So that the same checks are the same stage."""
+    loaded = config.load("demo", ["amplify.checks=[reanswer, majority, reanswer]"])
+    assert loaded.amplify.checks == ("majority", "reanswer")
+    with pytest.raises(UserError, match="verify=off"):
+        config.load("demo", ["amplify.checks=[arithmetic]", "amplify.verify='off'"])
+    with pytest.raises(UserError, match="checks"):
+        config.load("demo", ["amplify.checks=[luck]"])
+
+
 def test_a_file_that_is_no_config_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("- 1")
     (tmp_path / "broken.yaml").write_text("a: [")

@@ -89,7 +89,9 @@ def test_a_config_read_again_has_the_same_fingerprints() -> None:
     """Also where it says nothing and the defaults hold: they are numbers of their fields' types."""
     settings = config.Config(name="mine", corpus=config.Corpus(train=20, test=4))
     corpus = table(settings)
-    assert evaluated(config.changed(settings, {}, "tiny"), corpus).fingerprint == evaluated(settings, corpus).fingerprint
+    assert (
+        evaluated(config.changed(settings, {}, "tiny"), corpus).fingerprint == evaluated(settings, corpus).fingerprint
+    )
 
 
 # --- the grid

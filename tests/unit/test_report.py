@@ -229,6 +229,12 @@ def test_the_keep_rate_is_shown_by_domain_and_difficulty() -> None:
     assert kept({"a": {"teacher": 5, "ta": 3, "label_only": 1}, "b": {"teacher": 2}}) == [("a", 0.75, None)]
 
 
+def test_what_the_checks_turned_away_is_shown_where_there_are_checks() -> None:
+    checked = metrics()["amplified"] | {"checks": {"arithmetic": 1234, "reanswer": 5}}
+    assert "arithmetic 1,234, reanswer 5." in render(data(amplified=checked))
+    assert "turned away" not in render(data())
+
+
 def test_lost_rows_are_not_hidden() -> None:
     assert "lost or doubled" in render(data(rows=metrics()["rows"] | {"ta": 250}))
 
