@@ -123,8 +123,8 @@ def scatter(points: Sequence[Point]) -> Scatter | None:
         return None
     box = Box(10, 10, WIDTH - 10, 290)
     drawn = points[:: math.ceil(len(points) / MAX_DOTS)]
-    x = _linear(*_extent([point.x for point in drawn]), box.left, box.right)
-    y = _linear(*_extent([point.y for point in drawn]), box.bottom, box.top)
+    x = linear(*_extent([point.x for point in drawn]), box.left, box.right)
+    y = linear(*_extent([point.y for point in drawn]), box.bottom, box.top)
     layers = tuple(
         Layer(level, "".join(f"M{x(p.x):.1f} {y(p.y):.1f}h0" for p in drawn if level_of(p.entropy) == level))
         for level in (None, *range(LEVELS))
@@ -145,8 +145,8 @@ def histogram(counts: Counts) -> Histogram | None:
         return None
     box = Box(40, 26, WIDTH - 10, 180)
     y_ticks = ticks(0, max(totals), whole=True)
-    x = _linear(0, count, box.left, box.right)
-    y = _linear(0, max(*totals, y_ticks[-1]), box.bottom, box.top)
+    x = linear(0, count, box.left, box.right)
+    y = linear(0, max(*totals, y_ticks[-1]), box.bottom, box.top)
 
     def column_to(height: int, column: int) -> Rect:
         return Rect(x(column) + 1, y(height), box.width / count - 2, box.bottom - y(height))
@@ -180,7 +180,7 @@ def bars(rows: Sequence[tuple[str, float, tuple[float, float] | None]]) -> Bars 
     if not rows:
         return None
     box = Box(96, 6, WIDTH - 60, 6 + ROW * len(rows))
-    x = _linear(0, 1, box.left, box.right)
+    x = linear(0, 1, box.left, box.right)
 
     def bar(index: int, name: str, value: float, interval: tuple[float, float] | None) -> Bar:
         middle = box.top + ROW * (index + 0.5)
@@ -202,8 +202,8 @@ def lines(history: Sequence[Mapping[str, float]]) -> Lines | None:
     vertices = _averaged(updates, [row["loss"] for row in rows])
     y_ticks = ticks(0, max(loss for _, loss in vertices))
     last = max(updates[-1], updates[0] + 1)
-    x = _linear(updates[0], last, box.left, box.right)
-    y = _linear(0, max(y_ticks[-1], *(loss for _, loss in vertices)), box.bottom, box.top)
+    x = linear(updates[0], last, box.left, box.right)
+    y = linear(0, max(y_ticks[-1], *(loss for _, loss in vertices)), box.bottom, box.top)
     path = "M" + "L".join(f"{x(update):.1f} {y(loss):.1f}" for update, loss in vertices)
     phases = [
         Tick(x(update), f"phase {now['phase'] + 1:g}")
@@ -242,7 +242,7 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _linear(low: float, high: float, start: float, stop: float) -> Scale:
+def linear(low: float, high: float, start: float, stop: float) -> Scale:
     """The straight line that takes low to start and high to stop."""
     slope = (stop - start) / ((high - low) or 1.0)
     return lambda value: start + (value - low) * slope
