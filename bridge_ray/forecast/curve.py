@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bridge_ray.forecast.cells import Cell
 
-Numbers = np.ndarray[tuple[int], np.dtype[np.float64]]
+Numbers = NDArray[np.float64]
 
 USE_CORPUS = ("bridge", "direct_labels")  # systems that learn from all rows, bought or not
 SLOWEST, FASTEST = 0.05, 2.0  # exponents
@@ -69,25 +70,32 @@ def fit(cells: Sequence[Cell], bound: float, centres: tuple[float, float] = (CEN
     """
     from scipy.optimize import least_squares
 
-    error, terms = np.array([cell.error for cell in cells]), [_logs([cell.queries for cell in cells])]
+    error, logs = np.array([cell.error for cell in cells]), [_logs([cell.queries for cell in cells])]
     if has_corpus_term(cells):
-        terms.append(_logs([cell.corpus for cell in cells]))
-    count = len(terms)
+        logs.append(_logs([cell.corpus for cell in cells]))
+    terms, count = np.stack(logs), len(logs)  # (count, cells)
+    middles = terms.mean(axis=1)
+    centred = terms - middles[:, None]  # so that a scale is the term's size amid the cells, whatever the exponent
     weight = 1 / np.array([_deviation(cell) for cell in cells])
-    middles = np.array([term.mean() for term in terms])
-    centred = [term - middle for term, middle in zip(terms, middles, strict=True)]
     prior = np.log(centres[:count])
 
     def residuals(parameters: Numbers) -> Numbers:
         floor, scales, exponents = parameters[0], parameters[1 : count + 1], parameters[count + 1 :]
-        powers = [s * np.exp(-e * term) for s, e, term in zip(scales, exponents, centred, strict=True)]
-        return np.concatenate([(floor + sum(powers) - error) * weight, (np.log(exponents) - prior) / SPREAD])
+        fitted = floor + scales @ np.exp(-exponents[:, None] * centred)
+        return np.concatenate([(fitted - error) * weight, (np.log(exponents) - prior) / SPREAD])
+
+    def jacobian(parameters: Numbers) -> Numbers:
+        scales, exponents = parameters[1 : count + 1], parameters[count + 1 :]
+        powers = np.exp(-exponents[:, None] * centred)
+        slopes = np.vstack([np.ones(len(cells)), powers, -scales[:, None] * centred * powers]) * weight
+        pulls = np.hstack([np.zeros((count, count + 1)), np.diag(1 / (exponents * SPREAD))])
+        return np.vstack([slopes.T, pulls])
 
     low = [bound, *[TINY] * count, *[SLOWEST] * count]
     high = [bound + 1, *[1.0] * count, *[FASTEST] * count]
     half = max(float(error.mean()) - bound, 0.02) / 2
     starts = [[bound + half, *[half / count] * count, *exponents] for exponents in product(STARTS, repeat=count)]
-    tried = [least_squares(residuals, start, bounds=(low, high), method="dogbox") for start in starts]
+    tried = [least_squares(residuals, start, jacobian, (low, high), method="dogbox") for start in starts]
     found = min(tried, key=lambda one: one.cost).x
     exponents = found[count + 1 :]
     scales = found[1 : count + 1] * np.exp(exponents * middles)

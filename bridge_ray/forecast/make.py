@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import check, words
@@ -141,7 +142,7 @@ def _summaries(values: Mapping[Key, float], draws: Sequence[Mapping[Key, float]]
     return {key: _summary(value, np.array([draw[key] for draw in draws])) for key, value in values.items()}
 
 
-def _summary(value: float, draws: np.ndarray[tuple[int], np.dtype[np.float64]]) -> dict[str, Any]:
+def _summary(value: float, draws: NDArray[np.float64]) -> dict[str, Any]:
     """The value, its interval, and the share of draws that are infinite. Bounds are draws: between 3 and never lies
     nothing to interpolate."""
     low, high = np.quantile(draws, 0.025, method="lower"), np.quantile(draws, 0.975, method="higher")
