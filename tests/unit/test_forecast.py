@@ -27,7 +27,7 @@ from bridge_ray.report.forecast import render
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
 EXACT = 10**8  # test questions: so many that rounding the right answers is no noise
-DRAWS = 40
+DRAWS = 30
 
 BRIDGE = Curve(floor=0.2, scale=0.9, exponent=0.5)
 DIRECT = Curve(floor=0.1, scale=1.6, exponent=0.25)
@@ -179,7 +179,7 @@ def test_one_corpus_says_nothing_about_another(clear: dict[str, Any]) -> None:
 
 
 def test_intervals_cover_the_truth_where_questions_and_seeds_are_few() -> None:
-    """At most 40 draws an interval, so a little less than 95 % is due; a wrong one would cover far less."""
+    """30 draws an interval, so a little less than 95 % is due; a wrong one would cover far less."""
     curves = {"bridge": BRIDGE, "direct": DIRECT}
     star, doubled = (0.19 / 1.6) ** -4 / 100, 0.09 - 0.9 / 200**0.5
     covered = np.zeros(2)
