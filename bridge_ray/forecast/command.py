@@ -32,7 +32,7 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
         raise UserError(f"{where}: no frontier to forecast from; first: bridge-ray frontier RECIPE --name {name}")
     measured = read(frontier["cells"], where)
     with Progress(Console(stderr=True)).task("forecast", DRAWS, "draws") as task:
-        found = make(name, measured, budget, tick=task.add)
+        found = make(name, measured, budget, frontier.get("split", "test"), tick=task.add)
     storage.write_json(storage.join(home, "forecast.json"), found)
     storage.write_bytes(storage.join(home, "forecast.html"), render(found).encode())
     if as_json:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import check, words
 from bridge_ray.forecast.cells import RIVALS, Cell, Measured, Size, budgets, resample, share_list, sizes
-from bridge_ray.forecast.curve import CENTRE, FASTEST, SLOWEST, SPREAD, Curve, fit, has_corpus_term
+from bridge_ray.forecast.curve import CENTRE, FASTEST, SLOWEST, SPREAD, Curve, fit
 
 DRAWS = 400
 PAPER = 0.05  # the largest budget that the paper spends
 GRID = 48  # points of a drawn curve
+FITTED = ("floor", "scale", "exponent", "corpus_scale", "corpus_exponent", "best", "double_budget", "double_corpus")
 
 Key = tuple[str, ...]
 
@@ -45,14 +46,15 @@ def make(
     name: str,
     measured: Measured,
     budget: float | None = None,
+    split: str = "test",
     draws: int = DRAWS,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The forecast as JSON; raises UserError for a ``budget`` at which BRIDGE was not measured.
 
-    ``tick`` is called after every one of the ``draws`` of the bootstrap. Intervals are 95 % percentiles of the draws;
-    null in a number of queries or a ratio of them means never.
+    ``split`` is the one whose questions were asked; ``tick`` is called after every one of the ``draws`` of the
+    bootstrap. Intervals are 95 % percentiles of the draws; null in a number of queries or a ratio of them means never.
     """
     place = _place(measured, budget)
     fitted = _fits(measured, place, (CENTRE, CENTRE))
@@ -66,6 +68,7 @@ def make(
     rivals = {system: _rival(systems, system, numbers) for system in RIVALS if system in systems}
     found = {
         "run": name,
+        "split": split,
         "seed": seed,
         "draws": draws,
         "seeds": len({cell.seed for cells in measured.cells.values() for cell in cells}),
@@ -119,8 +122,9 @@ def _numbers(draw: Draw, place: Place) -> dict[Key, float]:
             (system, "scale"): curve.scale,
             (system, "exponent"): curve.exponent,
             (system, "best"): 1 - curve.asymptote(corpus),
-            (system, "double_budget"): now - curve.error(2 * queries, corpus),
         }
+        if 2 * place.size.budget <= 1:  # more than all rows cannot be bought
+            numbers[system, "double_budget"] = now - curve.error(2 * queries, corpus)
         if curve.corpus_exponent is not None:
             numbers |= {
                 (system, "corpus_scale"): curve.corpus_scale,
@@ -167,16 +171,10 @@ def _system(
 ) -> dict[str, Any]:
     cells = measured.cells[system]
     checks = {"ahead": check.ahead(cells, measured.bound), "one_by_one": check.one_by_one(cells, measured.bound)}
-    names = ("floor", "scale", "exponent", "corpus_scale", "corpus_exponent", "best", "double_budget", "double_corpus")
-    doubled = dict.fromkeys(("double_budget", "double_corpus"))
-    if 2 * place.size.budget > 1:  # there is no such budget
-        numbers = {key: value for key, value in numbers.items() if key != (system, "double_budget")}
     return {
         "sizes": [_plain(size) for size in sizes(cells)],
         "corpora": len({cell.rows for cell in cells}),
-        "corpus_term": has_corpus_term(cells),
-        **doubled,
-        **{name: numbers[system, name] for name in names if (system, name) in numbers},
+        **{name: numbers.get((system, name)) for name in FITTED},
         "checks": {name: _checked(one) for name, one in checks.items()},
         "trusted": all(one.passed for one in checks.values()),
         "curve": _curve(system, fitted, drawn, place, numbers, [cell.queries for cell in cells]),

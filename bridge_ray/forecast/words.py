@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge_ray.forecast.cells import LEAST, RIVALS, more, share_list
-from bridge_ray.report.summary import count, percent, points
+from bridge_ray.report.summary import count, interval, percent, points
 
 Found = Mapping[str, Any]
 DIAGNOSTIC = "A diagnostic, not a proof: it extrapolates a few measured sizes of this corpus."
@@ -19,7 +19,8 @@ def sentences(found: Found) -> list[str]:
     bounds = at["accuracy"]["interval"]
     first = (
         f"With {count(at['queries'])} queries for a corpus of {count(at['rows'])} training questions, bridge answers "
-        f"{percent(at['accuracy']['value'])} correctly (95 % interval {bounds[0] * 100:.1f} to {percent(bounds[1])})."
+        f"{percent(at['accuracy']['value'])} of the {found['split']} questions correctly "
+        f"(95 % interval {interval(bounds)})."
     )
     rivals = [reach(system, found) for system in RIVALS]
     return [first, *rivals, *_doubling(found)]
@@ -33,25 +34,25 @@ def reach(system: str, found: Found) -> str:
     if not rival["trusted"]:
         return f"What {system} would need cannot be forecast: {_failure(found['systems'][system])}"
     ratio, (low, high) = rival["ratio"]["value"], rival["ratio"]["interval"]
-    interval = f"(95 %: {times(low)} to {times(high)})"
+    spread = f"(95 %: {times(low)} to {times(high)})"
     if low is None:
         return f"{system} never reaches this, by its fit and 95 % of the resampled ones."
     if low > 1:
-        return _needs_more(system, rival, ratio, interval)
+        return _needs_more(system, rival, ratio, spread)
     if high is not None and high < 1:
-        return f"{system} needs only {times(ratio)} times the queries to reach this {interval}: bridge saves none here."
+        return f"{system} needs only {times(ratio)} times the queries to reach this {spread}: bridge saves none here."
     estimate = "never" if ratio is None else f"{times(ratio)} times the queries"
-    return f"Whether {system} needs more queries than bridge to reach this cannot be told: {estimate} {interval}."
+    return f"Whether {system} needs more queries than bridge to reach this cannot be told: {estimate} {spread}."
 
 
-def _needs_more(system: str, rival: Found, ratio: float | None, interval: str) -> str:
+def _needs_more(system: str, rival: Found, ratio: float | None, spread: str) -> str:
     if ratio is None:
         return (
             f"By its fit {system} never reaches this, and at the least it needs more queries: "
             f"{times(rival['ratio']['interval'][0])} times as many or more in 97.5 % of the resampled fits, "
             f"never in {percent(rival['ratio']['never'], 0)}."
         )
-    sentence = f"{system} needs {times(ratio)} times the queries to reach this {interval}."
+    sentence = f"{system} needs {times(ratio)} times the queries to reach this {spread}."
     if rival["queries"]["value"] <= rival["measured_to"]:
         return sentence
     return f"{sentence} That is beyond the {count(rival['measured_to'])} queries up to which {system} was measured."
@@ -76,7 +77,7 @@ def _doubling(found: Found) -> list[str]:
     if bridge["double_corpus"]:
         parts.append(f"Doubling the corpus at the same queries would bring it {_gain(bridge['double_corpus'])}.")
     else:
-        parts.append("What doubling the corpus would bring is unknown: only one size of it was measured.")
+        parts.append("What doubling the corpus would bring is unknown: only one size was measured (see --corpora).")
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import io
 import json
 import math
 import re
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bridge_ray import cli, storage
 from bridge_ray.errors import UserError
-from bridge_ray.forecast import check, words
+from bridge_ray.forecast import check, command, words
 from bridge_ray.forecast.cells import Cell, more, read, resample, sizes
 from bridge_ray.forecast.curve import Curve, fit
 from bridge_ray.forecast.make import make
@@ -174,24 +176,26 @@ def test_twice_the_corpus() -> None:
 
 def test_one_corpus_says_nothing_about_another(clear: dict[str, Any]) -> None:
     assert clear["systems"]["bridge"]["double_corpus"] is None
-    assert "only one size of it was measured" in clear["sentences"][-1]
+    assert "only one size was measured (see --corpora)" in clear["sentences"][-1]
     assert any("One size of the corpus" in note for note in clear["notes"])
 
 
 def test_intervals_cover_the_truth_where_questions_and_seeds_are_few() -> None:
-    """30 draws an interval, so a little less than 95 % is due; a wrong one would cover far less."""
+    """The ends of an interval are those of 20 draws: about 90 % is due."""
     curves = {"bridge": BRIDGE, "direct": DIRECT}
     star, doubled = (0.19 / 1.6) ** -4 / 100, 0.09 - 0.9 / 200**0.5
     covered = np.zeros(2)
     repetitions = 40
     for repetition in range(repetitions):
         noise = np.random.default_rng(repetition)
-        found = forecast(cells(curves, budgets=(0.01, 0.05, 0.2, 1.0), seeds=3, n=300, noise=noise), seed=repetition)
+        found = forecast(
+            cells(curves, budgets=(0.01, 0.05, 0.2, 1.0), seeds=3, n=300, noise=noise), seed=repetition, draws=20
+        )
         low, high = found["rivals"]["direct"]["ratio"]["interval"]
         covered[0] += (low or math.inf) <= star <= (high or math.inf)
         low, high = found["systems"]["bridge"]["double_budget"]["interval"]
         covered[1] += low <= doubled <= high
-    assert (covered >= 0.85 * repetitions).all()
+    assert (covered >= 0.8 * repetitions).all()
 
 
 def test_a_draw_keeps_every_size_of_an_unfinished_frontier() -> None:
@@ -299,25 +303,26 @@ def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     return home
 
 
-def test_the_command_writes_what_it_says(tmp_path: Path) -> None:
+def test_the_command_keeps_what_it_prints(tmp_path: Path) -> None:
     curves = {"bridge": BRIDGE, "direct": DIRECT}
     home = written(tmp_path, [*cells(curves, seeds=2, n=1000), teacher(0.05)])
-    result = CliRunner().invoke(cli.app, ["forecast", "grid", "--storage", str(tmp_path)], catch_exceptions=False)
-    assert result.exit_code == 0
-    kept = json.loads((home / "forecast.json").read_text())
-    told = " ".join(result.stdout.split())
-    for sentence in kept["sentences"]:
-        assert sentence in told
-        assert sentence.replace(" %", "\u00a0%") in html.unescape((home / "forecast.html").read_text())
-    assert f"page: {home}/forecast.html" in result.stdout
-    assert "next: bridge-ray frontier RECIPE --name grid --budgets" in result.stdout
-
-
-def test_json_is_all_that_is_printed(tmp_path: Path) -> None:
-    home = written(tmp_path, cells({"bridge": BRIDGE, "direct": DIRECT}, n=1000))
     asked = ["forecast", "grid", "--storage", str(tmp_path), "--json"]
     result = CliRunner().invoke(cli.app, asked, catch_exceptions=False)
-    assert json.loads(result.stdout) == json.loads((home / "forecast.json").read_text())
+    kept = json.loads((home / "forecast.json").read_text())
+    assert json.loads(result.stdout) == kept
+    assert kept["draws"] == 400
+    assert (home / "forecast.html").read_text() == render(kept)
+
+
+def test_terminal_and_page_tell_the_same(clear: dict[str, Any]) -> None:
+    out = Console(record=True, width=100, file=io.StringIO())
+    command.show(clear, "/storage/runs/grid", out)
+    told, page = " ".join(out.export_text().split()), html.unescape(render(clear))
+    for sentence in [*clear["sentences"], *clear["notes"]]:
+        assert sentence in told
+        assert sentence.replace(" %", "\u00a0%") in page
+    assert "page: /storage/runs/grid/forecast.html" in told
+    assert "next: bridge-ray frontier RECIPE --name run --budgets" in told
 
 
 def test_a_run_without_a_frontier(tmp_path: Path) -> None:
@@ -339,24 +344,24 @@ def test_the_page_is_one_file_of_escaped_text(clear: dict[str, Any]) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_browser_shows_the_page_without_overflow(width: int, clear: dict[str, Any], tmp_path: Path) -> None:
-    page = render(clear)
-    probe = (
-        "<script>document.title = `${document.documentElement.scrollWidth} ${innerWidth} "
-        "${[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().width > 200)}`</script></body>"
+    """In a frame, because a window has a smallest width and the page itself lets no script run."""
+    host = tmp_path / "host.html"
+    host.write_text(
+        f'<title>-</title><iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(render(clear))}">'
+        "</iframe><script>onload = () => { const inner = document.querySelector('iframe').contentDocument;"
+        "const root = inner.documentElement; root.style.overflowY = 'hidden';"
+        "const widths = [...inner.querySelectorAll('svg')].map(it => it.getBoundingClientRect().width);"
+        "document.title = JSON.stringify({scroll: root.scrollWidth, narrowest: Math.min(...widths)}) }</script>",
+        encoding="utf-8",
     )
-    open_policy = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    file = tmp_path / "page.html"
-    file.write_text(open_policy.replace("</body>", probe), encoding="utf-8")
-    frame = tmp_path / "frame.html"  # a window cannot be narrower than 500 px, a frame can
-    frame.write_text(f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>')
     assert CHROMIUM is not None
-    profile = f"--user-data-dir={tmp_path / 'profile'}"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    dumped = subprocess.run(
-        [CHROMIUM, *options, profile, f"--window-size={width},900", "--dump-dom", file.as_uri()],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
-    found = re.search(r"<title>(\d+) (\d+) (\w+)</title>", dumped.stdout)
-    assert found, dumped.stderr
-    assert int(found[1]) <= int(found[2])
-    assert found[3] == "true"
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr"]
+    browser = [CHROMIUM, *options, "--dump-dom", host.as_uri()]
+    done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title, done.stderr
+    seen = json.loads(html.unescape(title[1]))
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert seen["scroll"] == width
+    assert seen["narrowest"] > 250
