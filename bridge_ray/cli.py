@@ -268,6 +268,21 @@ def status(
 
 
 @app.command()
+def forecast(
+    name: Annotated[str, typer.Argument(help="The run of a frontier: see `bridge-ray frontier`.")],
+    storage: Annotated[str, typer.Option(help="The run's storage.")] = "storage",
+    budget: Annotated[
+        float | None, typer.Option(help="Compare at this share of the corpus; the largest up to 0.05 by default.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the forecast as one JSON object.")] = False,
+) -> None:
+    """Say from a frontier how much direct distillation would have to buy, and what doubling would bring."""
+    from bridge_ray.forecast import command
+
+    command.run(storage, name, budget, json)
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A run's name.")],
     to: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],

@@ -1,0 +1,157 @@
+"""A forecast in sentences that claim no more than its intervals and its check allow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bridge_ray.forecast.cells import LEAST, RIVALS, more, share_list
+from bridge_ray.report.summary import count, interval, percent, points
+
+Found = Mapping[str, Any]
+DIAGNOSTIC = "A diagnostic, not a proof: it extrapolates a few measured sizes of this corpus."
+MANY = 1000  # times the queries: beyond, only the order of magnitude would be left, and nobody buys that
+
+
+def sentences(found: Found) -> list[str]:
+    """What a manager reads first: what is reached, what the rivals would need for that, what doubling would bring."""
+    at = found["at"]
+    bounds = at["accuracy"]["interval"]
+    first = (
+        f"With {count(at['queries'])} queries for a corpus of {count(at['rows'])} training questions, bridge answers "
+        f"{percent(at['accuracy']['value'])} of the {found['split']} questions correctly "
+        f"(95 % interval {interval(bounds)})."
+    )
+    rivals = [reach(system, found) for system in RIVALS]
+    return [first, *rivals, *_doubling(found)]
+
+
+def reach(system: str, found: Found) -> str:
+    """What a rival needs to reach that: "direct needs 4.1 times the queries to reach this (95 %: 2.0 to never)."."""
+    if system not in found["rivals"]:
+        return f"What {system} would need is unknown: it has fewer than {LEAST} budgets in this frontier."
+    rival = found["rivals"][system]
+    if not rival["trusted"]:
+        return f"What {system} would need cannot be forecast: {_failure(found['systems'][system])}"
+    ratio, (low, high) = rival["ratio"]["value"], rival["ratio"]["interval"]
+    spread = f"(95 %: {times(low)} to {times(high)})"
+    if low is None:
+        return f"{system} never reaches this, by its fit and 95 % of the resampled ones."
+    if low > 1:
+        return _needs_more(system, rival, ratio, spread)
+    if high is not None and high < 1:
+        return f"{system} needs only {times(ratio)} times the queries to reach this {spread}: bridge saves none here."
+    estimate = "never" if ratio is None else f"{times(ratio)} times the queries"
+    return f"Whether {system} needs more queries than bridge to reach this cannot be told: {estimate} {spread}."
+
+
+def _needs_more(system: str, rival: Found, ratio: float | None, spread: str) -> str:
+    if ratio is None:
+        return (
+            f"By its fit {system} never reaches this, and at the least it needs more queries: "
+            f"{times(rival['ratio']['interval'][0])} times as many or more in 97.5 % of the resampled fits, "
+            f"never in {percent(rival['ratio']['never'], 0)}."
+        )
+    sentence = f"{system} needs {times(ratio)} times the queries to reach this {spread}."
+    if rival["queries"]["value"] <= rival["measured_to"]:
+        return sentence
+    return f"{sentence} That is beyond the {count(rival['measured_to'])} queries up to which {system} was measured."
+
+
+def times(value: float | None) -> str:
+    """A ratio of queries; None is never."""
+    if value is None:
+        return "never"
+    if value > MANY:
+        return f"over {MANY:,}"
+    return f"{value:.1f}" if value >= 0.1 else "under 0.1"
+
+
+def _doubling(found: Found) -> list[str]:
+    bridge = found["systems"]["bridge"]
+    if not bridge["trusted"]:
+        return [f"What doubling the budget or the corpus would bring cannot be forecast: {_failure(bridge)}"]
+    parts = []
+    if bridge["double_budget"]:
+        parts.append(f"Doubling the budget would bring bridge {_gain(bridge['double_budget'])}.")
+    if bridge["double_corpus"]:
+        parts.append(f"Doubling the corpus at the same queries would bring it {_gain(bridge['double_corpus'])}.")
+    else:
+        parts.append("What doubling the corpus would bring is unknown: only one size was measured (see --corpora).")
+    return parts
+
+
+def _gain(gain: Found) -> str:
+    low, high = gain["interval"]
+    return f"{points(gain['value'])} points (95 %: {points(low)} to {points(high)})"
+
+
+def _failure(system: Found) -> str:
+    failed = {name: one for name, one in system["checks"].items() if not one["passed"]}
+    name, one = next(iter(failed.items()))
+    where = "on the largest size" if name == "ahead" else "on sizes left out one by one"
+    if one["fitted"] is None:
+        return "no size could be left out and predicted; finish the frontier."
+    return (
+        f"{where} its fit was wrong by {points(one['fitted'])} points and "
+        f"carrying the last value forward by {points(one['carried'])}."
+    )
+
+
+def notes(found: Found) -> list[str]:
+    """What the numbers rest on, where that is less than one would wish."""
+    bound = found["bound"]
+    told = [
+        f"No asymptote is below the teacher's error, {percent(bound['error'])}."
+        if bound["measured"]
+        else "The teacher was not measured: the only bound of the asymptotes is an error of 0."
+    ]
+    if found["seeds"] == 1:
+        told.append("One seed: the intervals hold for other test questions, not for training again.")
+    corpora = found["systems"]["bridge"]["corpora"]
+    if corpora == 1:
+        told.append("One size of the corpus: its part of the error cannot be told from the floor, and is in it.")
+    elif corpora == 2:
+        told.append("Two sizes of the corpus do not say how fast it helps: that exponent rests on its prior.")
+    best = max(size["accuracy"] for system in found["systems"].values() for size in system["sizes"])
+    if 1 - best < bound["error"]:
+        told.append(f"A system does better than the teacher ({percent(best)}): the bound does not hold here.")
+    return told
+
+
+def reading(found: Found) -> str:
+    """How the fitted exponents relate to the bounds that argue for a teacher and for a TA."""
+    exponents = {system: one["exponent"] for system, one in found["systems"].items()}
+    listed = ", ".join(f"{system} {_exponent(one)}" for system, one in exponents.items())
+    low, high = found["rivals"]["direct"]["faster"]["interval"]
+    verdict = "whether bridge or direct falls faster cannot be told from these sizes"
+    if low > 0:
+        verdict = "bridge falls faster than direct"
+    elif high < 0:
+        verdict = "direct falls faster than bridge"
+    return (
+        "Generalized distillation (Lopez-Paz et al. 2016, arXiv 1511.03643) argues that a student which learns from n "
+        "labels alone may near its best only as |F_s|/n^(1/2), and from a good teacher as |F_s|/n^α with α between 1/2 "
+        "and 1, |F_s| the capacity of the student's class; what it cannot imitate stays as approximation error. "
+        "Mirzadeh et al. (2020) put a TA between and split that error into two smaller ones. If BRIDGE worked like "
+        f"that, its error would fall faster or end lower. The fitted exponents in queries are {listed} (95 %): "
+        f"{verdict}. Those bounds hold from above, for fixed classes and rows drawn alike; here pretrained models "
+        "learn from selected rows, and a few sizes are fitted. So the exponents may be set beside the bounds and prove "
+        "nothing about them. "
+        f"{DIAGNOSTIC}"
+    )
+
+
+def _exponent(one: Found) -> str:
+    low, high = one["interval"]
+    return f"{one['value']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def following(found: Found) -> str:
+    """The command that would make the forecast better: new budgets where it failed, more seeds where it holds."""
+    sizes = found["systems"]["direct"]["sizes"]
+    known = sorted({size["budget"] for size in sizes})
+    trusted = all(one["trusted"] for one in found["systems"].values())
+    budgets = share_list(known if trusted else more(known, 1))
+    seeds = found["seeds"] + 2 if trusted else found["seeds"]
+    return f"bridge-ray frontier RECIPE --name {found['run']} --budgets {budgets} --seeds {seeds}"

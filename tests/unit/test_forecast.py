@@ -1,0 +1,367 @@
+"""The forecast of a frontier: what the fits find again, what they refuse to say, and the page."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bridge_ray import cli, storage
+from bridge_ray.errors import UserError
+from bridge_ray.forecast import check, command, words
+from bridge_ray.forecast.cells import Cell, more, read, resample, sizes
+from bridge_ray.forecast.curve import Curve, fit
+from bridge_ray.forecast.make import make
+from bridge_ray.report.forecast import render
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
+EXACT = 10**8  # test questions: so many that rounding the right answers is no noise
+DRAWS = 30
+
+BRIDGE = Curve(floor=0.2, scale=0.9, exponent=0.5)
+DIRECT = Curve(floor=0.1, scale=1.6, exponent=0.25)
+"""At 100 queries BRIDGE errs in 0.2 + 0.9 / 10 = 0.29; direct does at (0.19 / 1.6)^-4 = 5028.7 queries."""
+
+
+def cells(
+    curves: Mapping[str, Curve],
+    budgets: tuple[float, ...] = BUDGETS,
+    corpora: tuple[int, ...] = (2000,),
+    seeds: int = 1,
+    n: int = EXACT,
+    noise: np.random.Generator | None = None,
+) -> list[dict[str, Any]]:
+    """A frontier of those curves, a query a bought row; with ``noise`` the right answers are drawn."""
+    made = []
+    for system, curve in curves.items():
+        for rows in corpora:
+            for budget in budgets:
+                right = 1 - curve.error(budget * rows, rows)
+                for seed in range(seeds):
+                    correct = round(right * n) if noise is None else int(noise.binomial(n, right))
+                    fields = {"system": system, "budget": budget, "rows": rows, "seed": seed, "n": n}
+                    made.append(fields | {"correct": correct, "queries": round(budget * rows)})
+    return made
+
+
+def teacher(error: float, n: int = EXACT) -> dict[str, Any]:
+    fields = {"system": "teacher", "budget": None, "rows": 2000, "seed": 0, "queries": n}
+    return fields | {"n": n, "correct": round((1 - error) * n)}
+
+
+def of(system: str, curve: Curve, **how: Any) -> tuple[Cell, ...]:
+    return tuple(Cell(**cell) for cell in cells({system: curve}, **how))
+
+
+def steady(errors: tuple[float, ...], n: int = EXACT) -> tuple[Cell, ...]:
+    """direct with those errors at the first budgets."""
+    pairs = zip(BUDGETS, errors, strict=False)
+    return tuple(Cell("direct", b, 2000, 0, n, round((1 - error) * n), b * 2000) for b, error in pairs)
+
+
+def forecast(found: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
+    return make("run", read(found, "frontier.json"), **({"draws": DRAWS} | how))
+
+
+@pytest.fixture(scope="module")
+def clear() -> dict[str, Any]:
+    """Curves without noise, and direct_labels that can never reach BRIDGE."""
+    curves = {"bridge": BRIDGE, "direct": DIRECT, "direct_labels": Curve(0.35, 0.5, 0.5)}
+    return forecast([*cells(curves), teacher(0.05)])
+
+
+def test_a_curve_by_hand() -> None:
+    """0.1 + 2 / 10 + 5 / 50 with 100 queries for 2,500 rows; 0.4 again at 100 queries; 0.2 is the asymptote."""
+    curve = Curve(0.1, 2.0, 0.5, 5.0, 0.5)
+    assert curve.error(100, 2500) == pytest.approx(0.4)
+    assert curve.queries_for(0.4, 2500) == pytest.approx(100)
+    assert curve.asymptote(2500) == pytest.approx(0.2)
+    assert curve.queries_for(0.2, 2500) == math.inf
+
+
+def test_a_curve_without_noise_is_found_again() -> None:
+    found = fit(of("direct", DIRECT), bound=0.05)
+    assert (found.floor, found.scale, found.exponent) == pytest.approx((0.1, 1.6, 0.25), rel=0.01)
+    assert found.corpus_exponent is None
+
+
+def test_several_corpora_show_what_the_corpus_is_worth() -> None:
+    truth = Curve(0.05, 0.9, 0.6, 2.0, 0.4)
+    found = fit(of("bridge", truth, corpora=(500, 1000, 2000, 4000)), bound=0.0)
+    got = (found.floor, found.scale, found.exponent, found.corpus_scale, found.corpus_exponent)
+    assert got == pytest.approx((0.05, 0.9, 0.6, 2.0, 0.4), rel=0.02)
+
+
+def test_the_corpus_counts_as_far_as_it_was_explained() -> None:
+    """With keep 0.25 everywhere (rho N)^-0.5 is twice N^-0.5: the same cells, half the scale."""
+    whole = of("bridge", Curve(0.05, 0.9, 0.6, 2.0, 0.5), corpora=(500, 1000, 2000, 4000))
+    quarter = tuple(Cell(**{**vars(cell), "keep": 0.25}) for cell in whole)
+    assert fit(quarter, 0.0).corpus_scale == pytest.approx(fit(whole, 0.0).corpus_scale / 2, rel=0.02)
+
+
+def test_no_asymptote_is_below_the_teachers_error() -> None:
+    curve = Curve(0.0, 1.0, 0.3)
+    assert fit(of("direct", curve), bound=0.0).floor == pytest.approx(0.0, abs=0.005)
+    assert fit(of("direct", curve), bound=0.08).floor >= 0.08
+    found = forecast([*cells({"bridge": BRIDGE, "direct": curve}), teacher(0.08)])
+    assert found["systems"]["direct"]["floor"]["value"] >= 0.08 - 1e-9
+    assert "8.0 %" in found["notes"][0]
+
+
+def test_without_the_teacher_the_bound_is_nought_and_that_is_said() -> None:
+    found = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}))
+    assert found["bound"] == {"error": 0.0, "measured": False}
+    assert "teacher was not measured" in " ".join(found["notes"])
+
+
+def test_where_direct_reaches_bridge(clear: dict[str, Any]) -> None:
+    """B = 5 % of 2,000 rows; see ``DIRECT``."""
+    assert clear["at"]["queries"] == 100
+    assert clear["at"]["accuracy"]["value"] == pytest.approx(0.71)
+    direct = clear["rivals"]["direct"]
+    assert direct["trusted"]
+    assert direct["queries"]["value"] == pytest.approx((0.19 / 1.6) ** -4, rel=0.01)
+    assert direct["ratio"]["value"] == pytest.approx(50.3, rel=0.01)
+    assert direct["ratio"]["never"] == 0
+    assert "direct needs 50.3 times the queries" in clear["sentences"][1]
+    assert "beyond the 2,000 queries" in clear["sentences"][1]
+
+
+def test_at_another_budget() -> None:
+    """At 20 queries BRIDGE errs in 0.2 + 0.9 / 20^0.5 = 0.40125; direct does at (0.30125 / 1.6)^-4 = 795.8."""
+    found = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), budget=0.01)
+    assert found["rivals"]["direct"]["ratio"]["value"] == pytest.approx(795.8 / 20, rel=0.01)
+    with pytest.raises(UserError, match=r"--budget 0.04: bridge was measured at 0.01,0.03"):
+        forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), budget=0.04)
+
+
+def test_what_can_never_be_reached(clear: dict[str, Any]) -> None:
+    """The labels' asymptote, 0.35, is above BRIDGE's error, 0.29."""
+    labels = clear["rivals"]["direct_labels"]
+    assert labels["ratio"] == {"value": None, "interval": [None, None], "never": 1.0}
+    assert clear["sentences"][2].startswith("direct_labels never reaches this")
+
+
+def test_twice_the_budget(clear: dict[str, Any]) -> None:
+    """From 0.9 / 10 to 0.9 / 200^0.5 = 0.0636."""
+    gain = clear["systems"]["bridge"]["double_budget"]
+    assert gain["value"] == pytest.approx(0.09 - 0.0636, abs=2e-4)
+    assert gain["interval"][0] <= gain["value"] <= gain["interval"][1]
+    whole = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), budget=1.0)
+    assert whole["systems"]["bridge"]["double_budget"] is None
+
+
+def test_twice_the_corpus() -> None:
+    """2 (4000^-0.4 - 8000^-0.4) at the same queries."""
+    curves = {"bridge": Curve(0.05, 0.9, 0.6, 2.0, 0.4), "direct": Curve(0.2, 1.0, 0.5)}
+    found = forecast(cells(curves, corpora=(500, 1000, 2000, 4000)), draws=10)
+    gain = found["systems"]["bridge"]["double_corpus"]["value"]
+    assert gain == pytest.approx(2 * (4000**-0.4 - 8000**-0.4), abs=1e-3)
+    assert found["at"]["rows"] == 4000
+    assert found["systems"]["direct"]["double_corpus"] is None
+
+
+def test_one_corpus_says_nothing_about_another(clear: dict[str, Any]) -> None:
+    assert clear["systems"]["bridge"]["double_corpus"] is None
+    assert "only one size was measured (see --corpora)" in clear["sentences"][-1]
+    assert any("One size of the corpus" in note for note in clear["notes"])
+
+
+def test_intervals_cover_the_truth_where_questions_and_seeds_are_few() -> None:
+    """The ends of an interval are those of 20 draws: about 90 % is due."""
+    curves = {"bridge": BRIDGE, "direct": DIRECT}
+    star, doubled = (0.19 / 1.6) ** -4 / 100, 0.09 - 0.9 / 200**0.5
+    covered = np.zeros(2)
+    repetitions = 40
+    for repetition in range(repetitions):
+        noise = np.random.default_rng(repetition)
+        found = forecast(
+            cells(curves, budgets=(0.01, 0.05, 0.2, 1.0), seeds=3, n=300, noise=noise), seed=repetition, draws=20
+        )
+        low, high = found["rivals"]["direct"]["ratio"]["interval"]
+        covered[0] += (low or math.inf) <= star <= (high or math.inf)
+        low, high = found["systems"]["bridge"]["double_budget"]["interval"]
+        covered[1] += low <= doubled <= high
+    assert (covered >= 0.8 * repetitions).all()
+
+
+def test_a_draw_keeps_every_size_of_an_unfinished_frontier() -> None:
+    """The largest size has one seed of three."""
+    found = cells({"bridge": BRIDGE, "direct": DIRECT}, seeds=3, n=300)
+    rare = [cell for cell in found if cell["budget"] < 1 or cell["seed"] == 2]
+    measured = read(rare, "frontier.json")
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = resample(measured, generator)
+        assert [size.budget for size in sizes(drawn.cells["direct"])] == list(BUDGETS)
+        seeds = [{cell.seed for cell in cells} for cells in drawn.cells.values()]
+        assert seeds[0] == seeds[1]
+
+
+def test_the_check_by_hand() -> None:
+    """0.5, 0.4, 0.36: the largest, left out, is 0.04 from the size before it; one by one also 0.1 of the second."""
+    measured = steady((0.5, 0.4, 0.36))
+    assert check.ahead(measured, 0.0).carried == pytest.approx(0.04)
+    assert check.one_by_one(measured, 0.0).carried == pytest.approx((0.1 + 0.04) / 2)
+
+
+def test_a_curve_beats_carrying_forward_where_there_is_one() -> None:
+    for look in (check.ahead, check.one_by_one):
+        found = look(of("direct", DIRECT), 0.0)
+        assert found.fitted < found.carried / 10
+        assert found.passed
+
+
+def test_a_larger_corpus_is_predicted_from_smaller_ones() -> None:
+    """What direct does with 30 queries of 1,000 rows it does with 30 of 600: that is what is carried forward."""
+    found = check.ahead(of("direct", DIRECT, budgets=(0.03, 0.05, 0.1), corpora=(600, 1000)), 0.0)
+    assert {(guess.size.rows, guess.size.budget) for guess in found.guesses} == {
+        (600, 0.1), (1000, 0.1), (1000, 0.03), (1000, 0.05)
+    }  # fmt: skip
+    at30 = next(guess for guess in found.guesses if (guess.size.rows, guess.size.budget) == (1000, 0.03))
+    assert at30.carried == pytest.approx(DIRECT.error(30, 0), abs=1e-6)
+
+
+def test_what_does_not_beat_carrying_forward_is_not_forecast() -> None:
+    """direct falls steeply, then stays where it is, a little worse: every fit expects more of the largest size."""
+    found = cells({"bridge": BRIDGE}) + [vars(cell) for cell in steady((0.6, 0.5, 0.42, 0.35, 0.3, 0.31))]
+    made = forecast(found)
+    ahead = made["systems"]["direct"]["checks"]["ahead"]
+    assert ahead["carried"] == pytest.approx(0.01)
+    assert ahead["fitted"] > 0.01
+    assert not made["rivals"]["direct"]["trusted"]
+    assert made["systems"]["bridge"]["trusted"]
+    sentence = made["sentences"][1]
+    assert sentence.startswith("What direct would need cannot be forecast: on the largest size its fit was wrong by")
+    assert "times" not in sentence
+    page = render(made)
+    assert "Not to be trusted: direct." in page
+    assert "B*</text>" not in page
+    assert "--budgets 0.01,0.02" in words.following(made)
+
+
+def test_too_few_budgets_say_which_to_add() -> None:
+    curves = {"bridge": BRIDGE, "direct": DIRECT}
+    with pytest.raises(UserError, match=r"direct has only 0\.03,0\.05, and .* --budgets 0\.03,0\.05,1$"):
+        read(cells({"bridge": BRIDGE}) + cells({"direct": DIRECT}, budgets=(0.03, 0.05)), "frontier.json")
+    with pytest.raises(UserError, match="bridge has no budget"):
+        read(cells({"direct": DIRECT}), "frontier.json")
+    labels = cells({"direct_labels": DIRECT}, budgets=(0.05,))
+    made = forecast(cells(curves) + labels, draws=5)
+    assert "direct_labels would need is unknown" in made["sentences"][2]
+
+
+def test_budgets_to_add_lie_far_from_those_known() -> None:
+    assert more([0.03, 0.05], 1) == [0.03, 0.05, 1.0]
+    assert more([0.03, 0.05, 1.0], 1) == [0.03, 0.05, 0.3, 1.0]
+    assert len(more([], 3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "interval", "never", "said"),
+    [
+        (4.1, [2.0, None], 0.1, "direct needs 4.1 times the queries to reach this (95 %: 2.0 to never)."),
+        (1.4, [0.8, 3.0], 0.0, "cannot be told: 1.4 times the queries (95 %: 0.8 to 3.0)."),
+        (None, [0.8, None], 0.6, "cannot be told: never (95 %: 0.8 to never)."),
+        (0.5, [0.2, 0.9], 0.0, "direct needs only 0.5 times the queries to reach this (95 %: 0.2 to 0.9)"),
+        (None, [2.0, None], 0.8, "By its fit direct never reaches this"),
+        (None, [None, None], 1.0, "direct never reaches this"),
+        (1e9, [1e6, None], 0.2, "direct needs over 1,000 times the queries to reach this (95 %: over 1,000 to never)."),
+    ],
+)
+def test_the_sentence_claims_what_the_interval_allows(
+    value: float | None, interval: list[float | None], never: float, said: str, clear: dict[str, Any]
+) -> None:
+    ratio = {"value": value, "interval": interval, "never": never}
+    rival = clear["rivals"]["direct"] | {"ratio": ratio, "queries": {"value": 1.0}}
+    assert said in words.reach("direct", clear | {"rivals": {"direct": rival}})
+
+
+def test_the_reading_is_labelled_a_diagnostic(clear: dict[str, Any]) -> None:
+    assert "1511.03643" in clear["reading"]
+    assert "Mirzadeh" in clear["reading"]
+    assert "diagnostic, not a proof" in clear["reading"]
+    assert "bridge falls faster than direct" in clear["reading"]  # 0.5 against 0.25, without noise
+
+
+def written(folder: Path, found: list[dict[str, Any]]) -> Path:
+    home = folder / "runs" / "grid"
+    storage.write_json(str(home / "frontier.json"), {"cells": found})
+    return home
+
+
+def test_the_command_keeps_what_it_prints(tmp_path: Path) -> None:
+    curves = {"bridge": BRIDGE, "direct": DIRECT}
+    home = written(tmp_path, [*cells(curves, seeds=2, n=1000), teacher(0.05)])
+    asked = ["forecast", "grid", "--storage", str(tmp_path), "--json"]
+    result = CliRunner().invoke(cli.app, asked, catch_exceptions=False)
+    kept = json.loads((home / "forecast.json").read_text())
+    assert json.loads(result.stdout) == kept
+    assert kept["draws"] == 400
+    assert (home / "forecast.html").read_text() == render(kept)
+
+
+def test_terminal_and_page_tell_the_same(clear: dict[str, Any]) -> None:
+    out = Console(record=True, width=100, file=io.StringIO())
+    command.show(clear, "/storage/runs/grid", out)
+    told, page = " ".join(out.export_text().split()), html.unescape(render(clear))
+    for sentence in [*clear["sentences"], *clear["notes"]]:
+        assert sentence in told
+        assert sentence.replace(" %", "\u00a0%") in page
+    assert "page: /storage/runs/grid/forecast.html" in told
+    assert "next: bridge-ray frontier RECIPE --name run --budgets" in told
+
+
+def test_a_run_without_a_frontier(tmp_path: Path) -> None:
+    asked = ["forecast", "grid", "--storage", str(tmp_path)]
+    with pytest.raises(UserError, match="first: bridge-ray frontier RECIPE --name grid"):
+        CliRunner().invoke(cli.app, asked, catch_exceptions=False)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_page_is_one_file_of_escaped_text(clear: dict[str, Any]) -> None:
+    page = render(clear | {"run": "<script>alert(1)</script>"})
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert not re.search(r"(?:src|href)=|url\(", page)
+    assert page.count("<svg") == 2
+    assert "B*</text>" in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_browser_shows_the_page_without_overflow(width: int, clear: dict[str, Any], tmp_path: Path) -> None:
+    """In a frame, because a window has a smallest width and the page itself lets no script run."""
+    host = tmp_path / "host.html"
+    host.write_text(
+        f'<title>-</title><iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(render(clear))}">'
+        "</iframe><script>onload = () => { const inner = document.querySelector('iframe').contentDocument;"
+        "const root = inner.documentElement; root.style.overflowY = 'hidden';"
+        "const widths = [...inner.querySelectorAll('svg')].map(it => it.getBoundingClientRect().width);"
+        "document.title = JSON.stringify({scroll: root.scrollWidth, narrowest: Math.min(...widths)}) }</script>",
+        encoding="utf-8",
+    )
+    assert CHROMIUM is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr"]
+    browser = [CHROMIUM, *options, "--dump-dom", host.as_uri()]
+    done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=True)
+    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert title, done.stderr
+    seen = json.loads(html.unescape(title[1]))
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert seen["scroll"] == width
+    assert seen["narrowest"] > 250
