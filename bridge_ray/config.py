@@ -270,7 +270,11 @@ class Student(Model):
 
 
 class Evaluate(Model):
-    """``split``: dev is for choosing, test for reporting. Several ``samples``: their majority counts."""
+    """``split``: dev is for choosing, test for reporting. Several ``samples``: their majority counts.
+
+    ``by_entropy``: the TA before training also answers the split's questions as in stage *score*, so that accuracies
+    can be told apart by how hard the questions are; costs as much as scoring that many questions.
+    """
 
     systems: tuple[System, ...] = ("student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
     split: Literal["dev", "test"] = "test"
@@ -278,6 +282,13 @@ class Evaluate(Model):
     samples: Positive = 1
     temperature: Annotated[float, Field(gt=0)] = 0.7
     resamples: Positive = 2000  # of the bootstrap
+    by_entropy: bool = False
+
+    @model_validator(mode="after")
+    def _scored(self) -> Evaluate:
+        if self.by_entropy and "ta_base" not in self.systems:
+            raise ValueError("evaluate.by_entropy needs ta_base among evaluate.systems: its engine answers")
+        return self
 
 
 class Engine(Model):

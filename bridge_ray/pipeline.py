@@ -69,7 +69,7 @@ def stages(config: Config, table: pa.Table) -> dict[str, Stage]:
     direct = student.direct_stage(False, *shared, bought)
     direct_labels = student.direct_stage(True, *shared, bought)
     trained = {part.name: part for part in (refined, init, bridge, direct, direct_labels)}
-    compared = evaluate.stage(config.evaluate, terms, ta, seed, corpus, trained)
+    compared = evaluate.stage(config.evaluate, config.score, terms, ta, seed, corpus, trained)
     everything = (corpus, scores, vectors, ranking, bought, refined, explained, *_needed(trained, compared), compared)
     return {part.name: part for part in everything}
 

@@ -42,6 +42,7 @@ def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> di
         "systems": evaluated.get("systems", {}),
         "comparisons": evaluated.get("comparisons", {}),
         "gap": evaluated.get("gap"),
+        "deciles": evaluated.get("deciles"),
     }
     storage.write_json(storage.join(home, "metrics.json"), metrics)
     return metrics
