@@ -457,3 +457,10 @@ def _put(raw: Any, path: list[str], value: Any) -> Any:
 def dump(config: Config) -> str:
     """The resolved config as YAML, every default spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A config's fields by the dotted paths that ``--set`` takes; a list is one field."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{path}.{name}".strip(".")).items()}

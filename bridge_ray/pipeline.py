@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, FromConfig, PruneLayers, dump
+from bridge_ray.config import Config, FromConfig, PruneLayers, dump, flat
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -181,20 +181,13 @@ def check_unchanged(run: Run) -> None:
     now = {name: part.fingerprint for name, part in run.stages.items()}
     if manifest["fingerprints"] == now:
         return
-    before, after = _flat(manifest["config"]), _flat(run.config.model_dump(mode="json"))
+    before, after = flat(manifest["config"]), flat(run.config.model_dump(mode="json"))
     changed = [key for key in sorted(before | after) if before.get(key) != after.get(key)]
     shown = ", ".join(f"{key} ({before.get(key)} -> {after.get(key)})" for key in changed[:3]) or "the corpus's content"
     raise UserError(
         f"run {run.config.name} is finished and its config has changed: {shown}; "
         "give the new run a --name (it shares what is unchanged), or --fresh to replace this one"
     )
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths."""
-    if not isinstance(value, dict):
-        return {path: value}
-    return {key: leaf for name, part in value.items() for key, leaf in _flat(part, f"{path}.{name}".strip(".")).items()}
 
 
 def execute(
