@@ -83,8 +83,7 @@ def page_of_many(root: str, name: str) -> str | None:
     home = storage.join(storage.locate(root), "runs", name)
     for kind in ("frontier", "sweep"):
         if config.RUN_NAME.fullmatch(name) and storage.exists(storage.join(home, f"{kind}.json")):
-            page = storage.join(home, f"{kind}.html")
-            return page if storage.exists(page) else storage.join(home, "report.html")
+            return storage.join(home, f"{kind}.html")
     return None
 
 
