@@ -283,6 +283,36 @@ def forecast(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="A run's name.")],
+    storage: Annotated[str, typer.Option(help="The run's storage.")] = "storage",
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print metrics.json instead of the headline.")] = False,
+) -> None:
+    """Make a run's page anew from what its stages have left, however far it came. Does no work and asks nobody."""
+    from bridge_ray.report.remake import show
+
+    show(storage, name, open_, json, Console())
+
+
+@app.command()
+def compare(
+    one: Annotated[str, typer.Argument(metavar="A", help="A run's name.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another run's name.")],
+    storage: Annotated[str, typer.Option(help="Their storage.")] = "storage",
+    json: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
+) -> None:
+    """Two runs side by side: their configs, what their systems score and how sure the difference is, cost and hours."""
+    from bridge_ray.report.compare import compare, show
+
+    found = compare(storage, one, other)
+    if json:
+        print(dumps(found, indent=2, allow_nan=False))
+        return
+    show(found, Console())
+
+
+@app.command()
 def export(
     name: Annotated[str, typer.Argument(help="A run's name.")],
     to: Annotated[str, typer.Argument(metavar="FOLDER", help="A new folder.")],

@@ -308,7 +308,11 @@ class Student(Model):
 
 
 class Evaluate(Model):
-    """``split``: dev is for choosing, test for reporting. Several ``samples``: their majority counts."""
+    """``split``: dev is for choosing, test for reporting. Several ``samples``: their majority counts.
+
+    ``by_entropy``: the TA before training also answers the split's questions as in stage *score*, so that accuracies
+    can be told apart by how hard the questions are; costs as much as scoring that many questions.
+    """
 
     systems: tuple[System, ...] = ("student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
     split: Literal["dev", "test"] = "test"
@@ -316,6 +320,13 @@ class Evaluate(Model):
     samples: Positive = 1
     temperature: Annotated[float, Field(gt=0)] = 0.7
     resamples: Positive = 2000  # of the bootstrap
+    by_entropy: bool = False
+
+    @model_validator(mode="after")
+    def _scored(self) -> Evaluate:
+        if self.by_entropy and "ta_base" not in self.systems:
+            raise ValueError("evaluate.by_entropy needs ta_base among evaluate.systems: its engine answers")
+        return self
 
 
 class Engine(Model):
@@ -493,3 +504,10 @@ def _put(raw: Any, path: list[str], value: Any) -> Any:
 def dump(config: Config) -> str:
     """The resolved config as YAML, every default spelled out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """A config's fields by the dotted paths that ``--set`` takes; a list is one field."""
+    if not isinstance(value, dict):
+        return {path: value}
+    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{path}.{name}".strip(".")).items()}

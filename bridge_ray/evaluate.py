@@ -5,27 +5,33 @@ for the dev split.
 
 The systems: the student before training, taught by the labels alone, direct, direct_labels and bridge; the TA before
 and after; and the teacher, which is only asked when the config names it, because it costs.
+
+With ``by_entropy``, the TA before training also answers every question as stage *score* asks it, by the same engine:
+what each system gets right is then known for every tenth of the questions by difficulty.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract
 from bridge_ray.answers.verify import majority, matches
-from bridge_ray.config import Evaluate
-from bridge_ray.inference.engine import Ask
+from bridge_ray.config import Evaluate, Score
+from bridge_ray.inference.engine import Ask, RowFault
 from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.models import identity as model_identity
 from bridge_ray.inference.resumable import resumable_map
+from bridge_ray.selection.entropy import tenths
+from bridge_ray.selection.score import ScoreCourse
 from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import gap, paired, summary
 from bridge_ray.teacher.teach import Terms, purchase, tally
@@ -41,35 +47,54 @@ MODELS = {
 }
 INSTRUCTIONS = {"labels": prompts.ANSWER}  # a student that has never seen a rationale is not asked for one
 COMPARISONS = (("bridge", "direct"), ("bridge", "direct_labels"))
+SCORED = records.PREDICTION.append(records.HARDNESS.field("entropy")).append(records.HARDNESS.field("nll"))
 
 
-def stage(settings: Evaluate, terms: Terms, ta: str, seed: int, corpus: Stage, trained: Mapping[str, Stage]) -> Stage:
-    """``trained``: stage name -> stage, of at least those that the systems need."""
+def stage(
+    settings: Evaluate, score: Score, terms: Terms, ta: str, seed: int, corpus: Stage, trained: Mapping[str, Stage]
+) -> Stage:
+    """``trained``: stage name -> stage, of at least those that the systems need. ``score``: how ``by_entropy`` asks."""
     inputs = {"corpus": corpus}
     inputs |= {MODELS[system]: trained[MODELS[system]] for system in settings.systems if system in MODELS}
-    parts: dict[str, Any] = {"evaluate": settings.model_dump(mode="json"), "seed": seed}
+    unsaid = set() if settings.by_entropy else {"by_entropy"}
+    parts: dict[str, Any] = {"evaluate": settings.model_dump(mode="json", exclude=unsaid), "seed": seed}
+    scoring = ScoreCourse(score.samples, score.temperature, score.max_tokens) if settings.by_entropy else None
+    if scoring is not None:
+        parts["score"] = asdict(scoring)
     if "ta_base" in settings.systems:
         parts["ta"] = model_identity(ta)
     if "teacher" in settings.systems:
         teacher = terms.teacher
         parts["teacher"] = [terms.provider, teacher.model, teacher.max_tokens, teacher.temperature]
     ask_teacher = partial(_ask_teacher, terms=terms, split=settings.split)
-    return Stage("evaluate", 2, parts, inputs, partial(run, settings, ta, seed, ask_teacher))
+    return Stage("evaluate", 2, parts, inputs, partial(run, settings, scoring, ta, seed, ask_teacher))
 
 
 def run(
-    settings: Evaluate, ta: str, seed: int, ask_teacher: Callable[[Work], tuple[pa.Table, int]], work: Work
+    settings: Evaluate,
+    scoring: ScoreCourse | None,
+    ta: str,
+    seed: int,
+    ask_teacher: Callable[[Work], tuple[pa.Table, int]],
+    work: Work,
 ) -> dict[str, Any]:
     test = storage.read_table(storage.join(work.inputs["corpus"], settings.split))
     local = [system for system in settings.systems if system != "teacher"]
-    course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature)
-    predictions = _predict(work, test, local, ta, course, seed) if local else {}
+    course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature, scoring)
+    found = _predict(work, test, local, ta, course, seed) if local else {}
+    predictions = {system: rows.select(records.PREDICTION.names) for system, rows in found.items()}
     eval_queries = 0
     if "teacher" in settings.systems:
         predictions["teacher"], eval_queries = ask_teacher(work)
     storage.write_table(storage.join(work.out, "predictions.parquet"), pa.concat_tables(predictions.values()))
     correct = {system: _correct(rows) for system, rows in predictions.items()}
     groups = {kind: test[kind].to_pylist() for kind in ("domain", "answer_type")}
+    deciles: dict[str, Any] = {}
+    if scoring is not None:
+        hardness = hardness_of(test, found["ta_base"], scoring.samples)
+        storage.write_table(storage.join(work.out, "entropy.parquet"), hardness)
+        groups["entropy"] = [str(tenth) if tenth >= 0 else "unknown" for tenth in hardness["tenth"].to_pylist()]
+        deciles = {"deciles": _mean_entropies(hardness)}
     return {
         "split": settings.split,
         "eval_queries": eval_queries,
@@ -85,7 +110,22 @@ def run(
         "gap": gap(correct["bridge"], correct["direct"], correct.get("teacher"), settings.resamples, seed)
         if {"bridge", "direct"} <= correct.keys()
         else None,
+        **deciles,
     }
+
+
+def hardness_of(test: pa.Table, answered: pa.Table, samples: int) -> pa.Table:
+    """How hard the questions are for the untaught TA, records.HARDNESS, from its rows (SCORED) in the same order."""
+    entropy, nll = (answered[name].to_numpy(zero_copy_only=False).astype(np.float64) for name in ("entropy", "nll"))
+    kinds = np.array(test["answer_type"].to_pylist())
+    columns = [test["id"], answered["entropy"], answered["nll"], pa.array(tenths(entropy, nll, kinds, samples))]
+    return pa.Table.from_arrays(columns, schema=records.HARDNESS)
+
+
+def _mean_entropies(hardness: pa.Table) -> dict[str, float]:
+    """Tenth -> the mean entropy of its questions."""
+    found = hardness.filter(pc.greater_equal(hardness["tenth"], 0)).group_by("tenth").aggregate([("entropy", "mean")])
+    return {str(row["tenth"]): round(row["entropy_mean"], 4) for row in found.sort_by("tenth").to_pylist()}
 
 
 def _predict(
@@ -98,7 +138,7 @@ def _predict(
     }
     source = storage.join(work.out, "questions.parquet")
     storage.write_table(source, _questions(test, systems))
-    pool = courses(work, served, course, records.PREDICTION)
+    pool = courses(work, served, course, records.PREDICTION if course.scoring is None else SCORED)
     rows = storage.read_table(resumable_map(work, "evaluate", source, pool)[0])
     place = rows.schema.get_field_index("id")
     return {
@@ -117,13 +157,28 @@ def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:
 @dataclass(frozen=True)
 class AnswerCourse:
     """Replies under the instruction that the system was taught, "reason, then answer" but for ``INSTRUCTIONS``: one
-    greedy, or several sampled ones."""
+    greedy, or several sampled ones.
+
+    With ``scoring``, the TA before training is asked as in stage *score* besides, for the question's entropy.
+    """
 
     max_tokens: int
     samples: int
     temperature: float
+    scoring: ScoreCourse | None = None
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
+        answered = await self._answer(row, ask)
+        if self.scoring is None or row["system"] != "ta_base":
+            return answered
+        try:
+            scored = await self.scoring(row, ask)
+        except RowFault:  # the reply above counts; only the question's entropy stays unknown
+            return answered
+        tokens = answered["tokens"] + scored["tokens"]
+        return {**answered, "entropy": scored["entropy"], "nll": scored["nll"], "tokens": tokens}
+
+    async def _answer(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         warmth = self.temperature if self.samples > 1 else 0.0
         messages = prompts.chat(INSTRUCTIONS.get(row["system"], prompts.REASON), row)
         replies = await ask(messages, max_tokens=self.max_tokens, n=self.samples, temperature=warmth)

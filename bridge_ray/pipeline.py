@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, FromConfig, PruneLayers, dump
+from bridge_ray.config import Config, FromConfig, PruneLayers, dump, flat
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -73,7 +73,7 @@ def stages(config: Config, table: pa.Table, payer: teach.Payer | None = None) ->
     direct = student.direct_stage(False, *shared, bought)
     direct_labels = student.direct_stage(True, *shared, bought)
     trained = {part.name: part for part in (refined, init, bridge, labels, direct, direct_labels)}
-    compared = evaluate.stage(config.evaluate, terms, ta, seed, corpus, trained)
+    compared = evaluate.stage(config.evaluate, config.score, terms, ta, seed, corpus, trained)
     first = (corpus, scores, vectors, ranking, bought)
     taught = (refined,) if config.ta.taught or refined in compared.inputs.values() else ()
     return {part.name: part for part in (*first, *taught, explained, *_needed(trained, compared), compared)}
@@ -203,13 +203,6 @@ def check_unchanged(run: Run) -> None:
         f"run {run.config.name} is finished and its config has changed: {shown}; "
         "give the new run a --name (it shares what is unchanged), or --fresh to replace this one"
     )
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths."""
-    if not isinstance(value, dict):
-        return {path: value}
-    return {key: leaf for name, part in value.items() for key, leaf in flat(part, f"{path}.{name}".strip(".")).items()}
 
 
 def execute(

@@ -70,6 +70,15 @@ TURNED_AWAY = pa.field("turned_away", pa.list_(pa.string()))
 
 EXPLAINED = RATIONALE.insert(1, pa.field("key", pa.string()))  # where nobody has the corpus's ids: the user's own too
 
+HARDNESS = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("entropy", pa.float64()),  # of the untaught TA's answers, as in SCORE; null for an errored row
+        ("nll", pa.float64()),
+        ("tenth", pa.int64()),  # of the evaluated split, by difficulty; 0 is the easiest, -1 an errored row
+    ]
+)
+
 PREDICTION = pa.schema(
     [
         ("id", pa.int64()),

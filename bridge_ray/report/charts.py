@@ -13,6 +13,7 @@ from bridge_ray.report.data import Counts, Point
 
 WIDTH = 340.0
 LEVELS = 5  # colours of the entropy scale
+STEPS = 10  # of a profile: tenths
 MAX_DOTS = 10_000  # a larger map is thinned evenly: more dots than that only overlap
 MAX_VERTICES = 120  # a longer line is averaged down to this many points
 ROW = 28.0  # height of a horizontal bar with its gap
@@ -117,6 +118,14 @@ class Lines:
     phases: tuple[Tick, ...]  # where a phase begins
 
 
+@dataclass(frozen=True)
+class Profile:
+    box: Box
+    paths: Mapping[str, str]  # name -> its line
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+
+
 def scatter(points: Sequence[Point]) -> Scatter | None:
     """A map of the points, thinned evenly to at most ``MAX_DOTS``; None without points."""
     if not points:
@@ -215,6 +224,22 @@ def lines(history: Sequence[Mapping[str, float]]) -> Lines | None:
     ]
     x_ticks = tuple(Tick(x(value), f"{value:g}") for value in ticks(updates[0], last, whole=True))
     return Lines(box, path, x_ticks, tuple(Tick(y(value), f"{value:g}") for value in y_ticks), tuple(phases))
+
+
+def profile(shares: Mapping[str, Sequence[float | None]]) -> Profile | None:
+    """A line per name over ten steps, of shares from 0 to 100 %; None where there is nothing to draw."""
+    box = Box(40, 26, WIDTH - 12, 180)
+    x = linear(0, STEPS - 1, box.left + 10, box.right - 10)
+    y = linear(0, 1, box.bottom, box.top)
+    paths = {
+        name: "M" + "L".join(f"{x(step):.1f} {y(value):.1f}" for step, value in enumerate(values) if value is not None)
+        for name, values in shares.items()
+        if any(value is not None for value in values)
+    }
+    if not paths:
+        return None
+    x_ticks = tuple(Tick(x(step), f"{step + 1}") for step in range(STEPS))
+    return Profile(box, paths, x_ticks, tuple(Tick(y(share / 100), str(share)) for share in (0, 25, 50, 75, 100)))
 
 
 def ticks(low: float, high: float, count: int = 4, whole: bool = False) -> tuple[float, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bridge_ray.teacher.statement import Statement
+
 
 @dataclass(frozen=True)
 class Point:
@@ -27,21 +29,34 @@ class Counts:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """One question with what teacher or TA wrote for it."""
+    """One training question with what teacher or TA wrote for it."""
 
     question: str
     answer: str | None
     route: str  # teacher | ta | ta_hinted | label_only
     rationale: str | None
+    asked: str = ""  # context, question and options; "" where the question is all
+    before: str | None = None  # what the TA sampled for it before it was taught, in stage *score*
 
 
 @dataclass(frozen=True)
 class TestRow:
-    """One test question and what each system answered: system -> (text, correct)."""
+    """One question of the evaluated split and what each system replied: system -> (text, correct)."""
 
     question: str
     answer: str
     replies: Mapping[str, tuple[str, bool]]
+    domain: str = ""
+    asked: str = ""  # as of a SampleRow
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Questions that have something in common: some of ``total``, as many of one domain as of another."""
+
+    title: str
+    total: int
+    rows: Sequence[TestRow]
 
 
 @dataclass(frozen=True)
@@ -50,8 +65,10 @@ class ReportData:
     points: Sequence[Point]  # of a large corpus a sample, in which chosen rows have a larger share than in the corpus
     losses: Mapping[str, Sequence[Mapping[str, float]]]  # training stage -> per update {update, phase, loss, lr, ...}
     samples: Sequence[SampleRow]
-    tests: Sequence[TestRow]
+    replies: Sequence[Replies]
     config: str  # YAML
     versions: Mapping[str, str]
     reproduce: str  # the command
     entropies: Counts = Counts()
+    accounts: Sequence[Statement] = ()  # what the ledger says of the accounts that paid for the run
+    unread: str = ""  # why the ledger could not be read

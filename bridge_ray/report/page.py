@@ -5,7 +5,7 @@ Text of the corpus is data: the template escapes all of it, and the page's own p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,8 @@ ROUTES = {
     "errored": "left out after an error",
 }
 SHOWN_GROUPS = 12  # domains in a chart
+BESIDE = ("teacher", "ta", "bridge")  # whose replies stand beside one another, before all others'
+PROFILED = {"bridge": "accent", "direct": "mark", "direct_labels": "hint", "ta_base": "neutral"}  # system -> colour
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,31 @@ class Route:
     share: float
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """A number that is a ratio of others, and what it is a ratio of."""
+
+    name: str
+    value: float | None
+    interval: Sequence[float] | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Tenth:
+    """A tenth of the evaluated questions by difficulty: its mean entropy, and system -> accuracy and n."""
+
+    number: int  # 1 is the easiest
+    entropy: float | None
+    n: int
+    cells: Mapping[str, Mapping[str, Any]]
+
+
 def render(data: ReportData) -> str:
     """The page as HTML; whatever the metrics lack is left out."""
     metrics = data.metrics
     systems = summary.evaluated(metrics)
+    tenths = _by_tenth(metrics, systems)
     routes = _routes(metrics)
     return (
         environment()
@@ -52,8 +75,14 @@ def render(data: ReportData) -> str:
             ),
             split=summary.split(metrics),
             comparisons=_tested(metrics),
-            gap=metrics.get("gap"),
+            ratios=_ratios(metrics),
             domains=_domains(systems),
+            tenths=tenths,
+            tenths_lines=charts.profile(
+                {name: [_accuracy(tenth.cells.get(name)) for tenth in tenths] for name in PROFILED if name in systems}
+            ),
+            colours=PROFILED,
+            beside=beside,
             map=charts.scatter(data.points),
             levels=charts.LEVELS,
             entropies=charts.histogram(data.entropies),
@@ -90,6 +119,52 @@ def _domains(systems: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Ma
         for domain, cell in (scores.get("by_domain") or {}).items():
             domains.setdefault(domain, {})[name] = cell
     return dict(sorted(domains.items()))
+
+
+def _ratios(metrics: Mapping[str, Any]) -> list[Ratio]:
+    """Relative gain and gap closed, in words."""
+    gap = metrics.get("gap")
+    if not gap:
+        return []
+    if gap.get("gap_closed") is not None:
+        untold = ""
+    elif "teacher" in (metrics.get("systems") or {}):
+        untold = " Not given: the teacher is not ahead of direct by more than 5 points."
+    else:
+        untold = " Not known: the teacher itself was not asked (evaluate.systems)."
+    meanings = {
+        "relative_gain": "(bridge − direct) / direct: how many more questions bridge answers correctly than direct, "
+        "as a share of those that direct answers correctly.",
+        "gap_closed": "(bridge − direct) / (teacher − direct): how much of the way from direct to the teacher bridge "
+        f"has come.{untold}",
+    }
+    return [
+        Ratio(name.replace("_", " "), gap.get(name), gap.get(f"{name}_interval"), meaning)
+        for name, meaning in meanings.items()
+    ]
+
+
+def _by_tenth(metrics: Mapping[str, Any], systems: Mapping[str, Mapping[str, Any]]) -> list[Tenth]:
+    """The tenths by difficulty, where the systems' accuracies are known by it."""
+    if not any(scores.get("by_entropy") for scores in systems.values()):
+        return []
+    entropies, found = metrics.get("deciles") or {}, []
+    for tenth in map(str, range(charts.STEPS)):
+        named = {name: summary.lookup(scores, "by_entropy", tenth) for name, scores in systems.items()}
+        cells = {name: cell for name, cell in named.items() if cell}
+        n = next((cell["n"] for cell in cells.values()), 0)
+        found.append(Tenth(int(tenth) + 1, entropies.get(tenth), n, cells))
+    return found
+
+
+def _accuracy(cell: Mapping[str, Any] | None) -> float | None:
+    return None if cell is None else cell["accuracy"]
+
+
+def beside(replies: Mapping[str, Any]) -> dict[str, Any]:
+    """Replies by system: the teacher's, the TA's and the student's first, as far as there are any."""
+    first = [name for name in BESIDE if name in replies]
+    return {name: replies[name] for name in [*first, *(name for name in replies if name not in BESIDE)]}
 
 
 def _routes(metrics: Mapping[str, Any]) -> list[Route]:

@@ -59,19 +59,23 @@ def evaluated(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def verdict(metrics: Mapping[str, Any], rival: str) -> str:
     """bridge against a rival in a sentence, empty where they were not compared."""
-    difference = lookup(metrics, "comparisons", f"bridge-{rival}", "difference")
-    bounds = lookup(metrics, "comparisons", f"bridge-{rival}", "interval")
+    return told_apart(lookup(metrics, "comparisons", f"bridge-{rival}"), "bridge", rival)
+
+
+def told_apart(compared: Mapping[str, Any] | None, one: str, other: str) -> str:
+    """What a difference with its interval allows to say of the first of two systems, empty where there is none."""
+    difference, bounds = lookup(compared, "difference"), lookup(compared, "interval")
     if difference is None or not bounds:
         return ""
     low, high = bounds
-    p = lookup(metrics, "comparisons", f"bridge-{rival}", "mcnemar", "p")
+    p = lookup(compared, "mcnemar", "p")
     measured = f"{points(abs(difference))} points"
     if low > 0:
-        return f"bridge is better than {rival} by {measured} (95 % interval {points(low)} to {points(high)}{_p(p)})."
+        return f"{one} is better than {other} by {measured} (95 % interval {points(low)} to {points(high)}{_p(p)})."
     if high < 0:
-        return f"bridge is worse than {rival} by {measured} (95 % interval {points(-high)} to {points(-low)}{_p(p)})."
+        return f"{one} is worse than {other} by {measured} (95 % interval {points(-high)} to {points(-low)}{_p(p)})."
     signed = f"{points(low, sign=True)} to {points(high, sign=True)}"
-    return f"Between bridge and {rival} ({points(difference, sign=True)} points, 95 % interval {signed}) {UNDECIDED}."
+    return f"Between {one} and {other} ({points(difference, sign=True)} points, 95 % interval {signed}) {UNDECIDED}."
 
 
 def split(metrics: Mapping[str, Any]) -> str:

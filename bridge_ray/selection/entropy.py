@@ -54,6 +54,19 @@ def difficulty(entropy: Floats, nll: Floats, answer_type: NDArray[Any], samples:
     return _within_types(nll if samples == 1 else entropy, nll, answer_type)
 
 
+def tenths(entropy: Floats, nll: Floats, answer_type: NDArray[Any], samples: int) -> NDArray[np.int64]:
+    """Which tenth of the rows each belongs to (n,), by rank of ``difficulty``, ties by place: 0 is the easiest.
+
+    -1 where the difficulty is not known (the row errored). All inputs are (n,).
+    """
+    entropy, nll = np.asarray(entropy, np.float64), np.asarray(nll, np.float64)
+    known = np.flatnonzero(~np.isnan(nll if samples == 1 else entropy))
+    hardness = difficulty(entropy[known], nll[known], np.asarray(answer_type)[known], samples)
+    result = np.full(len(entropy), -1)
+    result[known[np.argsort(hardness, kind="stable")]] = np.arange(len(known)) * 10 // max(1, len(known))
+    return result
+
+
 def error_difficulty(share_correct: Floats, nll: Floats, answer_type: NDArray[Any]) -> Floats:
     """As ``difficulty``, with 1 - share of correct samples in the place of entropy; NaN (unlabelled) is at 0.5."""
     return _within_types(1.0 - np.asarray(share_correct, np.float64), nll, answer_type)

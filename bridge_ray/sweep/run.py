@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from bridge_ray import job, logs, pipeline, placement, storage
-from bridge_ray.config import Config
+from bridge_ray.config import Config, flat
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress, Task
@@ -103,7 +103,7 @@ def _check_unchanged(spec: Spec, base: Config, home: str) -> None:
         return
     now = _record(spec, base)
     for part in ("spec", "base"):
-        old, new = pipeline.flat(before[part]), pipeline.flat(now[part])
+        old, new = flat(before[part]), flat(now[part])
         for field in sorted(old | new):
             if old.get(field) != new.get(field) and not (part == "spec" and field.split(".")[0] in specs.MAY_CHANGE):
                 raise UserError(

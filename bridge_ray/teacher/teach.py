@@ -136,15 +136,19 @@ def _said(cap: Cap) -> str:
 def _account(store: Store, terms: Terms, work: Work, limit: int, max_usd: float | None) -> Account:
     """The account that pays: of a sweep, shared by config, or the stage's own, whose cap is the stage's budget."""
     shared = terms.account
+    name, cap = account_name(shared, work.stage, work.fingerprint), Cap(limit, max_usd)
     if terms.payer is not None:
         name, cap = terms.payer.account, terms.payer.cap
-    elif shared is None:
-        name, cap = f"{work.stage}-{work.fingerprint}", Cap(limit, max_usd)
-    else:
-        name, cap = shared.name, Cap(shared.max_queries, shared.max_usd)
+    elif shared is not None:
+        cap = Cap(shared.max_queries, shared.max_usd)
     # A batch that is found again says what has become of its own queries, and nothing of those asked one by one.
     buyer = work.fingerprint if terms.teacher.mode == "chat" else f"{work.fingerprint}-batch"
     return Account(store, name, cap, buyer=buyer, run=work.run, model=terms.teacher.model)
+
+
+def account_name(shared: SharedAccount | None, stage: str, fingerprint: str) -> str:
+    """Which account pays for a stage that asks the teacher."""
+    return f"{stage}-{fingerprint}" if shared is None else shared.name
 
 
 def live(counters: Counters, cap_usd: float | None) -> str:

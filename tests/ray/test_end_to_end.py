@@ -14,7 +14,12 @@ from bridge_ray.pipeline import NAMES
 from tests.conftest import billed, bridge_ray, read, tiny
 
 SYSTEMS = {"student_base", "direct", "direct_labels", "bridge", "ta_base", "ta"}
+BY_ENTROPY = "evaluate.by_entropy=true"
 Finished = tuple[Path, subprocess.CompletedProcess[str], int]
+
+
+def asked(root: Path, model: str, teacher: str, *overrides: str) -> list[str]:
+    return tiny(root, model, teacher, BY_ENTROPY, *overrides)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher_
     """A finished run's storage, what the command printed, and what the teacher billed for it."""
     root = tmp_path_factory.mktemp("storage")
     before = billed(teacher_url)
-    done = bridge_ray(*tiny(root, tiny_model, teacher_url))
+    done = bridge_ray(*asked(root, tiny_model, teacher_url))
     assert done.returncode == 0, done.stderr[-3000:]
     return root, done, billed(teacher_url) - before
 
@@ -57,7 +62,10 @@ def test_the_metrics_account_for_every_row_and_query(finished: Finished) -> None
     for system in metrics["systems"].values():
         low, high = system["interval"]
         assert 0 <= low <= system["accuracy"] <= high <= 1
-        assert system["n"] == 12 == sum(domain["n"] for domain in system["by_domain"].values())
+        for kind in ("domain", "answer_type", "entropy"):
+            assert system["n"] == 12 == sum(group["n"] for group in system[f"by_{kind}"].values())
+        assert list(system["by_entropy"]) == [str(tenth) for tenth in range(10)]
+    assert [0 <= entropy <= 1 for entropy in metrics["deciles"].values()] == [True] * 10
     assert set(metrics["comparisons"]) == {"bridge-direct", "bridge-direct_labels"}
     assert [name for name in NAMES if name != "report"] == list(metrics["stages"])
 
@@ -95,7 +103,7 @@ def test_no_key_is_left_anywhere(finished: Finished) -> None:
 def test_the_run_repeated_does_nothing_and_buys_nothing(finished: Finished, tiny_model: str, teacher_url: str) -> None:
     root, before = finished[0], billed(teacher_url)
     started = time.monotonic()
-    again = bridge_ray(*tiny(root, tiny_model, teacher_url))
+    again = bridge_ray(*asked(root, tiny_model, teacher_url))
     assert again.returncode == 0, again.stderr
     assert time.monotonic() - started < 30
     metrics = read(root / "runs" / "tiny" / "metrics.json")
@@ -107,7 +115,7 @@ def test_the_run_repeated_does_nothing_and_buys_nothing(finished: Finished, tiny
 def test_a_finished_run_with_another_config_is_refused_by_the_field_that_changed(
     finished: Finished, tiny_model: str, teacher_url: str
 ) -> None:
-    changed = bridge_ray(*tiny(finished[0], tiny_model, teacher_url, "amplify.samples=2"))
+    changed = bridge_ray(*asked(finished[0], tiny_model, teacher_url, "amplify.samples=2"))
     assert changed.returncode == 2
     assert "amplify.samples (1 -> 2)" in changed.stderr
     assert "--fresh" in changed.stderr
@@ -117,7 +125,7 @@ def test_a_larger_budget_shares_the_scores_and_buys_the_difference(
     finished: Finished, tiny_model: str, teacher_url: str
 ) -> None:
     root, before = finished[0], billed(teacher_url)
-    wider = tiny(root, tiny_model, teacher_url, "budget.fraction=0.5")
+    wider = asked(root, tiny_model, teacher_url, "budget.fraction=0.5")
     done = bridge_ray(*wider, "--name", "wider", "--until", "teach")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = read(root / "runs" / "wider" / "metrics.json")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge_ray.selection.entropy import classes, difficulty, entropy, error_difficulty
+from bridge_ray.selection.entropy import classes, difficulty, entropy, error_difficulty, tenths
 
 ANSWERS = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=12)
 NAN = math.nan
@@ -113,3 +113,15 @@ def test_error_difficulty():
     share, nll = np.array([1.0, 0.0, 0.5, NAN]), np.array([0.1, 0.1, 0.1, 0.1])
     result = error_difficulty(share, nll, np.array(["choice"] * 4))
     assert result.tolist() == pytest.approx([1 / 6, 5 / 6, 0.5, 0.5])
+
+
+def test_tenths_go_by_rank_within_the_type_and_leave_errored_rows_out():
+    # Twenty rows of one type, the hardest first, and one that errored: two rows to a tenth.
+    keys = [(20 - i) / 20 for i in range(20)]
+    found = tenths(np.array([*keys, NAN]), np.zeros(21), np.array(["number"] * 21), 8)
+    assert found.tolist() == [9 - i // 2 for i in range(20)] + [-1]
+    # Each type is spread over all tenths, whatever its entropies are.
+    keys = [0.001 * i for i in range(10)] + [0.9 + 0.001 * i for i in range(10)]
+    kinds = np.array(["number"] * 10 + ["boolean"] * 10)
+    assert tenths(np.array(keys), np.zeros(20), kinds, 8).tolist() == [*range(10)] * 2
+    assert tenths(np.array([]), np.array([]), np.array([]), 8).tolist() == []

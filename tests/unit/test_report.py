@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import html
-import json
 import math
 import random
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,15 @@ from rich.console import Console
 from bridge_ray import config, storage
 from bridge_ray.report import charts, summary, write
 from bridge_ray.report.card import model_card
-from bridge_ray.report.data import Counts, Point, ReportData, SampleRow
+from bridge_ray.report.data import Counts, Point, Replies, ReportData, SampleRow
 from bridge_ray.report.data import TestRow as Row  # pytest would try to collect the original name
 from bridge_ray.report.page import kept, render
+from bridge_ray.report.rows import grouped
 from bridge_ray.report.templates import duration
 from bridge_ray.stage import Done
+from bridge_ray.teacher.statement import Statement, Total
+from tests import browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "<script>alert(1)</script>\" onload='x' {{ 7 * 7 }} & </details>"
 ACCURACY = {
     "student_base": 0.11,
@@ -49,6 +48,10 @@ def systems() -> dict[str, Any]:
             "interval": [max(0, accuracy - 0.05), min(1, accuracy + 0.05)],
             "n": 300,
             "by_domain": {domain: {"accuracy": accuracy, "n": 100} for domain in DOMAINS},
+            "by_entropy": {
+                **{str(tenth): {"accuracy": accuracy * (1 - tenth / 20), "n": 29} for tenth in range(10)},
+                "unknown": {"accuracy": 0.0, "n": 10},
+            },
             "unparsable": 0.0 if name != "student_base" else 0.42,
         }
         for name, accuracy in ACCURACY.items()
@@ -109,6 +112,7 @@ def metrics() -> dict[str, Any]:
             },
         },
         "split": "test",
+        "deciles": {str(tenth): tenth / 10 for tenth in range(10)},
         "gap": {
             "relative_gain": 0.21,
             "relative_gain_interval": [0.06, 0.38],
@@ -142,7 +146,9 @@ def data(**changes: Any) -> ReportData:
     question = "A company has total equity of 40 and total debt of 120. " * 4 + "Does it break the covenant of 2?"
     rationale = "Debt over equity is 120 / 40 = 3.\n3 is more than 2, so the covenant is broken.\nAnswer: yes"
     samples = [
-        SampleRow(question, "yes", route, None if route == "label_only" else rationale)
+        SampleRow(
+            question, "yes", route, None if route == "label_only" else rationale, f"Context.\n{question}", "So: 3"
+        )
         for route in ("teacher", "ta", "ta_hinted", "label_only")
     ]
     replies = {name: (rationale, accuracy > 0.5) for name, accuracy in ACCURACY.items()}
@@ -151,7 +157,8 @@ def data(**changes: Any) -> ReportData:
         points=points,
         losses=losses,
         samples=samples,
-        tests=[Row(question, "yes", replies)] * 5,
+        replies=[Replies("bridge is wrong and direct is right", 48, [Row(question, "yes", replies, "legal")] * 5)],
+        accounts=[Statement("teach-0123", 3, 46, 1.5, Total(44, 42, 2, 2, 1, 0.03, 0.004))],
         config="name: three-domains\nseed: 0\nteacher:\n  model: gpt-4o\n" + "  key: " + "long" * 60,
         versions={"bridge_ray": "0.1.0", "ray": "2.60.0", "torch": "2.13.0+cpu"},
         reproduce="bridge-ray run three-domains --set seed=0 --set budget.fraction=0.1",
@@ -160,7 +167,7 @@ def data(**changes: Any) -> ReportData:
 
 
 def empty(metrics: dict[str, Any]) -> ReportData:
-    return ReportData(metrics, points=[], losses={}, samples=[], tests=[], config="", versions={}, reproduce="")
+    return ReportData(metrics, points=[], losses={}, samples=[], replies=[], config="", versions={}, reproduce="")
 
 
 def test_full_page_shows_every_section() -> None:
@@ -194,8 +201,10 @@ def test_no_warning_without_near_duplicates() -> None:
 def test_hostile_text_is_inert() -> None:
     hostile = replace(
         data(run=HOSTILE),
-        samples=[SampleRow(HOSTILE, HOSTILE, "ta", HOSTILE)],
-        tests=[Row(HOSTILE, HOSTILE, {HOSTILE: (HOSTILE, True)})],
+        samples=[SampleRow(HOSTILE, HOSTILE, "ta", HOSTILE, HOSTILE, HOSTILE)],
+        replies=[Replies(HOSTILE, 2, [Row(HOSTILE, HOSTILE, {HOSTILE: (HOSTILE, True)}, HOSTILE, HOSTILE)])],
+        accounts=[Statement(HOSTILE, broken=[HOSTILE])],
+        unread=HOSTILE,
         config=HOSTILE,
         versions={HOSTILE: HOSTILE},
         reproduce=HOSTILE,
@@ -358,44 +367,67 @@ def test_lines_need_a_finite_loss() -> None:
     assert charts.lines([{"update": 1, "loss": 0.0}]) is not None
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_browser_shows_no_overflow_and_no_error(width: int, tmp_path: Path) -> None:
-    measured, log = _measure(render(data()), width, tmp_path)
-    assert "CONSOLE" not in log, log
-    assert measured == {"inner": width, "scroll": width, "height": measured["height"]} and measured["height"] > 1000
+@browser.needed
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_in_a_browser(width: int, dark: bool, tmp_path: Path) -> None:
+    found = browser.check(render(data()), width, tmp_path, dark)
+    assert found.height > 1000 and found.figures == 11
 
 
-def _measure(page: str, width: int, folder: Path) -> tuple[dict[str, int], str]:
-    """Width of the page's content in a frame of ``width`` pixels, every <details> open, and the browser's log.
+def test_what_a_ratio_is_stands_beside_it() -> None:
+    page = render(data())
+    assert "relative gain<small>(bridge − direct) / direct: how many more" in page and ">21.0 %<small>" in page
+    assert "gap closed<small>(bridge − direct) / (teacher − direct)" in page and ">36.0 %<small>12.0 to 55.0 %" in page
+    unknown = metrics()["gap"] | {"gap_closed": None, "gap_closed_interval": None}
+    assert "the teacher is not ahead of direct" in render(data(gap=unknown))
+    unasked = {name: scores for name, scores in systems().items() if name != "teacher"}
+    assert "the teacher itself was not asked" in render(data(gap=unknown, systems=unasked))
 
-    A frame, because a browser window has a smallest width, and because the page itself lets no script run.
-    """
-    host = folder / "host.html"
-    host.write_text(
-        f'<title>-</title><iframe style="border:0;width:{width}px;height:800px" srcdoc="{html.escape(page)}"></iframe>'
-        "<script>onload = () => {const frame = document.querySelector('iframe').contentWindow;"
-        "const root = frame.document.documentElement; root.style.overflowY = 'hidden';"
-        "frame.document.querySelectorAll('details').forEach(it => it.open = true);"
-        "document.title = JSON.stringify("
-        "{inner: frame.innerWidth, scroll: root.scrollWidth, height: root.scrollHeight})"
-        "}</script>",
-        encoding="utf-8",
-    )
-    assert CHROMIUM
-    quiet = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    headless = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        f"--user-data-dir={folder}/user",
+
+def test_replies_without_an_answer_are_a_column_of_every_system() -> None:
+    page = render(data())
+    assert '<th class="num">no answer</th>' in page and '<td class="num">42.0 %</td>' in page
+    assert page.count('<td class="num">0.0 %</td>') == len(ACCURACY) - 1
+
+
+def test_accuracies_by_difficulty_are_a_chart_and_a_table_where_they_are_known() -> None:
+    page = render(data())
+    assert "By how hard the questions are" in page and page.count('class="line l-') == 4
+    # bridge in the hardest tenth, by hand: 0.74 * (1 - 9 / 20).
+    assert '<td class="num strong">40.7 %</td>' in page
+    without = {name: {key: part for key, part in s.items() if key != "by_entropy"} for name, s in systems().items()}
+    assert "By how hard the questions are" not in render(data(systems=without))
+
+
+def test_the_ledger_is_shown_with_what_is_open_and_the_cap() -> None:
+    page = render(data())
+    assert "teach-0123" in page and "2, $0.0040" in page and "46 queries, $1.50" in page
+    assert "no entry" not in page and "The ledger could not be read: gone" in render(replace(data(), unread="gone"))
+
+
+def test_questions_are_grouped_by_who_was_wrong_and_drawn_evenly_from_the_domains() -> None:
+    """40 questions, 4 of 5 of them law; bridge is wrong at all, direct right at the first 30."""
+    rows = [
+        Row(str(i), "yes", {"bridge": ("", False), "direct": ("", i < 30)}, "medicine" if i % 5 == 4 else "law")
+        for i in range(40)
     ]
-    shot = [CHROMIUM, *headless, *quiet, "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
-    done = subprocess.run([*shot, host.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
-    assert title, done.stdout[:500]
-    return json.loads(html.unescape(title[1])), done.stderr
+    lost, both = grouped(rows, ["direct", "bridge"])
+    assert (lost.title, lost.total, both.total) == ("direct is right and bridge is wrong", 30, 10)
+    assert [row.domain for row in lost.rows] == ["law", "medicine"] * 6
+    assert [int(row.question) for row in lost.rows if row.domain == "medicine"] == [4, 9, 14, 19, 24, 29]
+    assert len(both.rows) == 10 and both.title == "bridge and direct are both wrong"
+    [alone] = grouped(rows, ["bridge"])
+    assert (alone.title, alone.total, len(alone.rows)) == ("bridge is wrong", 40, 12)
+    [asked] = grouped(rows, ["direct"])
+    assert (asked.title, asked.total) == ("questions", 40)
+
+
+def test_the_page_says_how_many_of_how_many_it_shows_and_puts_teacher_ta_and_student_first() -> None:
+    page = render(data())
+    assert "5 of 48 are shown" in page
+    found = re.findall(r"<h4>(\w+): <b", page)[: len(ACCURACY)]
+    assert found[:3] == ["teacher", "ta", "bridge"] and set(found) == set(ACCURACY)
 
 
 # --- the model card
