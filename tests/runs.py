@@ -95,14 +95,14 @@ def _tables(stage: str, correct: Correct, asked: Sequence[str], split: str) -> d
             return {f"{part}/rows.parquet": pa.Table.from_pylist(some, records.EXAMPLE) for part, some in rows.items()}
         case "score":
             scores = [{"id": i, "samples": [f"The untaught TA on {i}", "again"], "entropy": i / TRAIN} for i in ids]
-            return {"rows.parquet": pa.Table.from_pylist(scores, records.SCORE)}
+            return {"rows.parquet/part-00000.parquet": pa.Table.from_pylist(scores, records.SCORE)}
         case "select":
             places = {"x": np.sin(ids), "y": np.cos(ids), "entropy": np.array(ids) / TRAIN}
             return {"rows.parquet": pa.table({"id": ids, **places})}
         case "teach":
             return {"rationales.parquet": pa.Table.from_pylist(_rationales(ids[:2]), records.RATIONALE)}
         case "amplify":
-            return {"rows.parquet": pa.Table.from_pylist(_rationales(ids), records.RATIONALE)}
+            return {"rows.parquet/part-00000.parquet": pa.Table.from_pylist(_rationales(ids), records.RATIONALE)}
         case "evaluate":
             predictions = [
                 {

@@ -142,6 +142,16 @@ def test_status_shows_the_stages(finished: Finished) -> None:
     assert missing.returncode == 2 and "no such run" in missing.stderr
 
 
+def test_the_page_is_made_anew_from_what_the_stages_left(finished: Finished) -> None:
+    home = finished[0] / "runs" / "tiny"
+    metrics, page = read(home / "metrics.json"), (home / "report.html").read_text()
+    assert "By how hard the questions are" in page and "TA, before it was taught" in page and "$" in page
+    (home / "report.html").unlink()
+    done = bridge_ray("report", "tiny", "--storage", str(finished[0]))
+    assert done.returncode == 0, done.stderr
+    assert (home / "report.html").read_text() == page and read(home / "metrics.json") == metrics
+
+
 def test_scores_are_one_row_per_training_example(finished: Finished) -> None:
     [folder] = (finished[0] / "stages" / "score").glob("*")
     scores = storage.read_table(str(folder / "rows.parquet"))
