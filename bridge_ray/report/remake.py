@@ -80,8 +80,8 @@ def show(root: str, name: str, open_: bool, as_json: bool, out: Console) -> None
 
 def page_of_many(root: str, name: str) -> str | None:
     """The page of a frontier or a sweep of this name, None where the name is not one's."""
-    home = storage.join(storage.locate(root), "runs", name)
-    for kind in ("frontier", "sweep"):
+    for folder, kind in (("runs", "frontier"), ("sweeps", "sweep")):
+        home = storage.join(storage.locate(root), folder, name)
         if config.RUN_NAME.fullmatch(name) and storage.exists(storage.join(home, f"{kind}.json")):
             return storage.join(home, f"{kind}.html")
     return None

@@ -7,8 +7,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +23,8 @@ from bridge_ray.forecast.cells import Cell, more, read, resample, sizes
 from bridge_ray.forecast.curve import Curve, fit
 from bridge_ray.forecast.make import make
 from bridge_ray.report.forecast import render
+from tests import browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
 EXACT = 10**8  # test questions: so many that rounding the right answers is no noise
 DRAWS = 30
@@ -341,27 +339,9 @@ def test_the_page_is_one_file_of_escaped_text(clear: dict[str, Any]) -> None:
     assert "B*</text>" in page
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("width", [1280, 390])
-def test_a_browser_shows_the_page_without_overflow(width: int, clear: dict[str, Any], tmp_path: Path) -> None:
-    """In a frame, because a window has a smallest width and the page itself lets no script run."""
-    host = tmp_path / "host.html"
-    host.write_text(
-        f'<title>-</title><iframe style="border:0;width:{width}px;height:900px" srcdoc="{html.escape(render(clear))}">'
-        "</iframe><script>onload = () => { const inner = document.querySelector('iframe').contentDocument;"
-        "const root = inner.documentElement; root.style.overflowY = 'hidden';"
-        "const widths = [...inner.querySelectorAll('svg')].map(it => it.getBoundingClientRect().width);"
-        "document.title = JSON.stringify({scroll: root.scrollWidth, narrowest: Math.min(...widths)}) }</script>",
-        encoding="utf-8",
-    )
-    assert CHROMIUM is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr"]
-    browser = [CHROMIUM, *options, "--dump-dom", host.as_uri()]
-    done = subprocess.run(browser, capture_output=True, text=True, timeout=120, check=True)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
-    assert title, done.stderr
-    seen = json.loads(html.unescape(title[1]))
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert seen["scroll"] == width
-    assert seen["narrowest"] > 250
+@browser.needed
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
+def test_a_browser_shows_the_page_without_overflow_and_readable(
+    width: int, dark: bool, clear: dict[str, Any], tmp_path: Path
+) -> None:
+    assert browser.check(render(clear), width, tmp_path, dark).figures == 2

@@ -22,8 +22,9 @@ from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
 from bridge_ray.report import frontier_page
 from bridge_ray.stage import Stage
 from bridge_ray.statistics import Correct
+from tests import browser
 from tests.conftest import TINY
-from tests.unit.test_report import CHROMIUM, HOSTILE, _measure
+from tests.unit.test_report import HOSTILE
 
 RESAMPLES = 400
 
@@ -391,12 +392,11 @@ def test_geometry_stays_inside_the_drawing() -> None:
     assert [curve.system for curve in drawn.curves] == ["direct", "direct_labels", "bridge"]
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome on PATH")
-@pytest.mark.parametrize("width", [360, 1280])
-def test_browser_shows_no_overflow_and_no_error(width: int, tmp_path: Path) -> None:
-    measured, log = _measure(frontier_page.render(made_up()), width, tmp_path)
-    assert "CONSOLE" not in log, log
-    assert measured == {"inner": width, "scroll": width, "height": measured["height"]} and measured["height"] > 1000
+@browser.needed
+@pytest.mark.parametrize(("width", "dark"), [(360, False), (360, True), (1280, False), (1280, True)])
+def test_a_browser_shows_the_page_without_overflow_and_readable(width: int, dark: bool, tmp_path: Path) -> None:
+    found = browser.check(frontier_page.render(made_up()), width, tmp_path, dark)
+    assert found.figures >= 3 and found.height > 1000
 
 
 # --- cells that are kept

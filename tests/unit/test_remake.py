@@ -115,11 +115,11 @@ def test_a_damaged_ledger_is_said_in_the_page(tmp_path: Path, capsys: pytest.Cap
     assert "The ledger could not be read" in page_of(home)
 
 
-@pytest.mark.parametrize("kind", ["frontier", "sweep"])
+@pytest.mark.parametrize(("folder", "kind"), [("runs", "frontier"), ("sweeps", "sweep")])
 def test_of_several_runs_it_says_where_their_page_is(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: str, kind: str
 ) -> None:
-    home = tmp_path / "runs" / "many"
+    home = tmp_path / folder / "many"
     storage.write_json(str(home / f"{kind}.json"), {})
     (home / f"{kind}.html").write_text("")
     code, out, _ = report(capsys, "many", "--storage", tmp_path)
