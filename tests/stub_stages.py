@@ -20,7 +20,8 @@ def draft(config: Config, payer: Payer) -> Run:
     """Teach costs what the budget says; the student is as good as its learning rate, and bad ones do not train."""
     cost, rate = round(100 * (config.budget.fraction or 0)), config.student.train.lr
     teach = Stage("teach", 1, {"cost": cost}, {}, partial(_teach, cost=cost, cap=payer.cap.queries))
-    learn = Stage("train_student", 1, {"rate": rate, "seed": config.seed}, {"teach": teach}, partial(_learn, rate=rate))
+    run = partial(_learn, rate=rate, seed=config.seed)
+    learn = Stage("train_student", 1, {"rate": rate, "seed": config.seed}, {"teach": teach}, run)
     score = Stage("evaluate", 1, {}, {"student": learn}, partial(_score, rate=rate))
     stages = {part.name: part for part in (teach, learn, score)}
     return Run(config, None, stages, storage.locate(config.storage))
@@ -45,10 +46,10 @@ def _teach(work: Work, cost: int, cap: int | None) -> dict[str, Any]:
     return {"queries": cost, "usd": cost / 1000}
 
 
-def _learn(work: Work, rate: float) -> dict[str, Any]:
+def _learn(work: Work, rate: float, seed: int) -> dict[str, Any]:
     if rate >= 1:
         raise RuntimeError("the loss of update 1 is nan")
-    if rate == 0.5 and not Path(work.out, "begun").exists():
+    if rate == 0.5 and seed == 0 and not Path(work.out, "begun").exists():
         Path(work.out).mkdir(parents=True, exist_ok=True)
         Path(work.out, "begun").touch()
         os._exit(1)  # as the kernel does when memory runs out
