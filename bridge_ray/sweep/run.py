@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,7 @@ from bridge_ray.stopping import Stop, handlers_kept
 from bridge_ray.sweep import capacity, results, search, space
 from bridge_ray.sweep import spec as specs
 from bridge_ray.sweep.spec import Spec
-from bridge_ray.sweep.trial import ACCURACY, SHARE, follow
+from bridge_ray.sweep.trial import ACCURACY, SHARE, follow, told
 from bridge_ray.sweep.trials import Book, Trial, open_book
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.ledger import Cap
@@ -99,7 +100,7 @@ def _earlier(root: str, name: str) -> Book:
 def _check_unchanged(spec: Spec, base: Config, home: str) -> None:
     """A sweep that goes on must be the one that was begun, but for what may change."""
     before = storage.read_json(storage.join(home, "spec.json"))
-    if before is None:
+    if before is None or not open_book(home).trials:
         return
     now = _record(spec, base)
     for part in ("spec", "base"):
@@ -118,6 +119,8 @@ def _record(spec: Spec, base: Config) -> dict[str, Any]:
 
 def _run(sweep: Sweep, fresh: bool, stop: Stop) -> None:
     spec, screen = sweep.spec, Console(stderr=True)
+    if sweep.left > 0:
+        placement.check(sweep.base, [*placement.ENGINES, *placement.TRAINERS], screen.print)
     if fresh:
         storage.delete(sweep.home)
     folder = job.log_folder(sweep.home)
@@ -150,7 +153,10 @@ def _raise_for(sweep: Sweep, capped: str | None) -> None:
         )
     trials = list(sweep.book.trials.values())
     if all(trial.state == "failed" for trial in trials):
-        raise UserError(f"sweep {sweep.spec.name}: all {len(trials)} trials failed; the first: {trials[0].reason}")
+        raise UserError(
+            f"sweep {sweep.spec.name}: all {len(trials)} trials failed; the first: {trials[0].reason}; once that is "
+            "mended, run it again with --retry"
+        )
 
 
 def execute(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
@@ -158,7 +164,6 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
     import ray
 
     spec, base = sweep.spec, sweep.base
-    placement.check(base, [*placement.ENGINES, *placement.TRAINERS], progress.console.print)
     room = capacity.of_cluster(base)
     trainings = spec.concurrency or room.trainings
     with _standin(base) as address, progress.task("sweep", sweep.total, "trials") as task:
@@ -192,7 +197,7 @@ def _keeper(sweep: Sweep, payer: Payer, trainings: int, engines: int) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     name = f"bridge-ray-{sweep.spec.account}"
     made = ray.remote(num_cpus=0, name=name, scheduling_strategy=here, max_concurrency=10_000)(Keeper)
-    return made.remote(Terms(payer, sweep.spec.asha, trainings, engines), sweep.draft)
+    return made.remote(Terms(payer, sweep.spec.asha, trainings, engines, str(Path.cwd())), sweep.draft)
 
 
 def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool:
@@ -202,8 +207,9 @@ def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool
 
     from bridge_ray.sweep.tuning import Heard, Suggestions
 
-    # The trial itself computes nothing; Ray Tune wants it to ask for something.
-    trainable = tune.with_resources(tune.with_parameters(follow, keeper=keeper), {"cpu": 0.001})
+    # The trial itself computes nothing, and Ray Tune wants it to ask for something: a byte. A part of a CPU would be
+    # missing where a training needs all of them, and each would wait for the other.
+    trainable = tune.with_resources(tune.with_parameters(follow, keeper=keeper), {"memory": 1})
     with tempfile.TemporaryDirectory() as folder, handlers_kept():
         tuner = tune.Tuner(
             trainable,
@@ -239,7 +245,7 @@ def _scheduler(sweep: Sweep) -> Any:
         past = SimpleNamespace(trial_id=f"before-{trial.number}")
         scheduler.on_trial_add(None, past)
         for share, accuracy in trial.rungs:
-            scheduler.on_trial_result(None, past, {SHARE: 100 * share, ACCURACY: accuracy})
+            scheduler.on_trial_result(None, past, {SHARE: told(share), ACCURACY: accuracy})
         scheduler.on_trial_remove(None, past)
     return scheduler
 
@@ -255,6 +261,7 @@ class Conductor:
         self._began = time.monotonic()
         self._since: dict[int, float] = {}
         self._before = len(sweep.book.ended())
+        self._out: set[int] = set()  # trials that Ray Tune has and is not done with
         self._exhausted = False  # no point is left
         self.capped: str | None = None
         task.set(self._before, "")
@@ -266,7 +273,7 @@ class Conductor:
     @property
     def complete(self) -> bool:
         """Whether all has been done that can be."""
-        return self.capped is not None or self._exhausted or self._sweep.left <= 0
+        return not self._out and (self.capped is not None or self._exhausted or self._sweep.left <= 0)
 
     def next(self) -> dict[str, Any] | None:
         """The config of Ray Tune's next trial, whose walk has begun; None where there is none."""
@@ -281,6 +288,7 @@ class Conductor:
                 self._write(replace(trial, state="failed", reason=str(error)))
                 continue
             ray.get(self._keeper.start.remote(trial.number, runs))
+            self._out.add(trial.number)
             return {"number": trial.number}
         return None
 
@@ -311,6 +319,7 @@ class Conductor:
         import ray
 
         ended, rungs = ray.get(self._keeper.stop.remote(number))
+        self._out.discard(number)
         if ended is not None and ended.state == "unpaid":
             self.capped = ended.reason
             return

@@ -77,7 +77,8 @@ class Sampled:
 
     def tell(self, trial: Trial) -> None:
         """A trial has ended."""
-        self._answer(self._open.pop(space.key(trial.point)), trial)
+        if (asked := self._open.pop(space.key(trial.point), None)) is not None:  # else it has been told before
+            self._answer(asked, trial)
 
     def _answer(self, asked: Any, trial: Trial) -> None:
         import optuna

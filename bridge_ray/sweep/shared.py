@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -42,12 +43,14 @@ Rung = tuple[float, float]  # share of the student's updates, dev accuracy
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms the trials are made: who pays, whether ASHA watches, and how many stages run at once."""
+    """On what terms the trials are made: who pays, whether ASHA watches, how many stages run at once, and the driver's
+    working directory, which relative paths begin at: a worker of a cluster has another."""
 
     payer: Payer
     asha: Asha | None
     trainings: int
     engines: int
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Keeper:
     """An async actor; all in it happens on one event loop. ``draft`` makes a config's run, see ``pipeline.draft``."""
 
     def __init__(self, terms: Terms, draft: Callable[..., pipeline.Run]):
+        os.chdir(terms.folder)
         self._terms, self._draft = terms, draft
         self._walks: dict[int, Walk] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -191,7 +195,8 @@ class Keeper:
             return before
         slot: AbstractAsyncContextManager[Any] = self._slots.get(part.name) or nullcontext()
         async with slot:
-            ref = _task().remote(stages, part.name, run.root, run.config, self._watch(part, run.config))
+            watch = self._watch(part, run.config)
+            ref = _task().remote(self._terms.folder, stages, part.name, run.root, run.config, watch)
             if part.name == "teach":
                 self._asking[part.fingerprint] = ref
             try:
@@ -224,7 +229,10 @@ def _task() -> Any:
     return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here, runtime_env=environment)(_perform)
 
 
-def _perform(stages: Mapping[str, Stage], name: str, root: str, config: Config, watch: Watch | None) -> Done:
+def _perform(
+    folder: str, stages: Mapping[str, Stage], name: str, root: str, config: Config, watch: Watch | None
+) -> Done:
+    os.chdir(folder)
     progress = Progress(Console(stderr=True))
     return stage.perform(stages[name], root, config.name, config.engine, config.training, progress, watch)
 

@@ -265,7 +265,8 @@ class _Walk:
             await self._budget.lose(ask.key, "no reply came")
             if not self._room([ask]):
                 self._drop(held)  # a second try comes before a second ask
-            return self._room([ask]) and await self._budget.reserve(ask)
+            self.unpaid = self.unpaid or (self._budget.fits([ask]) and not self._budget.payable([ask]))
+            return self._room([ask]) and await self._reserve(ask)
 
         if not (self._take(ask, held) and await self._reserve(ask)):
             await self._claims.give_up(ask.key)

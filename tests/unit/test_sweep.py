@@ -18,7 +18,8 @@ from bridge_ray.report import sweep_page
 from bridge_ray.sweep import results, search, space
 from bridge_ray.sweep import spec as specs
 from bridge_ray.sweep.capacity import capacity
-from bridge_ray.sweep.spec import Spec
+from bridge_ray.sweep.spec import Asha, Spec
+from bridge_ray.sweep.trial import told
 from bridge_ray.sweep.trials import Repeat, Trial, open_book
 from bridge_ray.teacher.statement import Statement, Total
 
@@ -329,3 +330,12 @@ def test_asha_asks_at_shares_that_grow_by_the_reduction() -> None:
 def test_sweep_json_is_json(tmp_path: Path) -> None:
     found = results.summary(spec(), TRIALS, "finished", BILL)
     assert json.loads(json.dumps(found, allow_nan=False))["front"]["trials"] == [2, 3]
+
+
+@pytest.mark.parametrize("first", [0.07, 0.15, 0.25, 0.3, 0.35])
+@pytest.mark.parametrize("reduction", [1.5, 2, 2.5, 3])
+def test_every_rung_reaches_the_milestone_that_asha_hears_it_at(first: float, reduction: float) -> None:
+    """0.15 * 3 reported as 44.99999999999999 was short of the milestone 45, at which nothing was decided then."""
+    for rung, share in enumerate(Asha(first=first, reduction=reduction).shares):
+        milestone = 100 * first * reduction**rung  # as Ray Tune's ASHA computes it
+        assert milestone <= told(share) < milestone + 0.01
