@@ -7,7 +7,6 @@ import random
 import shutil
 import threading
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typing import Any
 import psutil
 import pyarrow as pa
 import pytest
-from ray.util import placement_group_table
 from rich.console import Console
 
 from bridge_ray import storage
@@ -23,11 +21,10 @@ from bridge_ray.config import Lora, Phase, Schedule, Training
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress
-from bridge_ray.stage import Watch
 from bridge_ray.training import lessons, loop, tokens
 from bridge_ray.training.curriculum import make_plan, resolved
 from bridge_ray.training.loop import Job
-from bridge_ray.training.run import Halted, fit
+from bridge_ray.training.run import fit
 from bridge_ray.training.trackers import Tracked
 
 ROWS = 32
@@ -92,24 +89,6 @@ def together(jobs: list[Job]) -> None:
         ).fit()
 
 
-def watched(made: Job, until: float = 1.0) -> Job:
-    """The training, asked at a half and three quarters of its updates; what it answered is in ``heard`` beside it."""
-    rows = [row | {"answer": row["label"], "answer_type": "number"} for row in lesson_rows("answer")[:5]]
-    storage.write_table(storage.join(made.out, "dev", "rows.parquet"), pa.Table.from_pylist(rows))
-    watch = Watch((0.5, 0.75), 4, 6, partial(note, f"{made.out}/heard", until))
-    return replace(made, watch=watch, questions=storage.join(made.out, "dev"))
-
-
-def note(file: str, until: float, share: float, accuracy: float) -> bool:
-    with Path(file).open("a") as lines:
-        lines.write(f"{share} {accuracy}\n")
-    return share < until
-
-
-def heard(made: Job) -> list[list[float]]:
-    return [[float(word) for word in line.split()] for line in Path(made.out, "heard").read_text().splitlines()]
-
-
 def history(made: Job) -> list[dict[str, float]]:
     return storage.read_json(storage.join(made.out, "losses.json"))
 
@@ -143,7 +122,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, token_fol
         return job(root / name, tiny_model, token_folders, adapter, lr, **whole)
 
     two = {name: made(name, workers=2, **way) for name, way in WAYS.items()}
-    two |= {f"watched {stage}": watched(made(f"watched {stage}", workers=2, zero_stage=stage)) for stage in (2, 3)}
     two |= {
         f"bf16 {stage}": made(f"bf16 {stage}", None, 1e-3, workers=2, zero_stage=stage, precision="bf16")
         for stage in (1, 2, 3)
@@ -166,28 +144,6 @@ def test_it_learns_through_its_phases(trained: dict[str, Job]) -> None:
 def test_two_workers_give_what_one_does(trained: dict[str, Job], way: str) -> None:
     assert losses(history(trained[way])) == pytest.approx(losses(history(trained["one"])), rel=1e-3)
     assert [line["tokens"] for line in history(trained[way])] == [line["tokens"] for line in history(trained["one"])]
-
-
-@pytest.mark.parametrize("stage", [2, 3])
-def test_watching_a_training_changes_nothing(trained: dict[str, Job], stage: int) -> None:
-    """To the last bit: the same workers, the same updates."""
-    made, plain = trained[f"watched {stage}"], trained[f"zero {stage}"]
-    assert losses(history(made)) == losses(history(plain))
-    assert all(bool((weight == weights(plain)[name]).all()) for name, weight in weights(made).items())
-    assert [share for share, _ in heard(made)] == [0.5, 0.75]
-    assert all(accuracy in (0, 0.25, 0.5, 0.75, 1) for _, accuracy in heard(made)), "of four questions"
-
-
-def test_a_watched_training_that_may_not_go_on_ends_from_within(
-    tmp_path: Path, tiny_model: str, token_folders: dict[str, str]
-) -> None:
-    """Without a model, and what Ray Train has reserved is free again: ray #54305 would keep it."""
-    made = watched(job(tmp_path, tiny_model, token_folders, workers=2, zero_stage=2), until=0.5)
-    with pytest.raises(Halted, match="test: ended after 50% of its updates"):
-        train(made)
-    assert [share for share, _ in heard(made)] == [0.5]
-    assert not (tmp_path / "model").exists() and not (tmp_path / "state").exists()
-    assert all(group["state"] == "REMOVED" for group in placement_group_table().values())
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
