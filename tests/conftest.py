@@ -106,7 +106,7 @@ def tiny(storage: Path | str, model: str, teacher: str, *overrides: str) -> list
     return ["run", str(TINY), "--storage", str(storage), *[part for field in fields for part in ("--set", field)]]
 
 
-def bridge_ray(*arguments: str, timeout: float = 1800) -> subprocess.CompletedProcess[str]:
+def bridge_ray(*arguments: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
     """``bridge-ray`` in a process of its own."""
     return subprocess.run([CLI, *arguments], capture_output=True, text=True, timeout=timeout, env=KEYED, check=False)
 
