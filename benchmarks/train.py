@@ -2,7 +2,7 @@
 
 Tokens per second, padding not counted, of a student of the embedded model's shape with 12 layers (71 M parameters), on
 rows of lognormal length (median 120, sigma 0.6, at most 512 tokens), 16 of them per update, in bf16 with fp32 master
-weights:
+weights; all in fp32 on a machine that has no instructions for bf16:
 vs_torch: of a whole training (Ray Train, one worker, ZeRO 0) over those of a bare PyTorch loop on the same packed
 batches; deepspeed_vs_torch is what DeepSpeed alone reaches there.
 vs_deepspeed: of a whole training (Ray Train, two workers, ZeRO 1) over those of a bare loop around DeepSpeed on the
@@ -62,6 +62,7 @@ def write_rows(folder: Path, rows: int, seed: int) -> None:
 
 
 def job(folder: Path, updates: int, workers: int, zero: Zero, packing: bool) -> Any:
+    from bridge_ray.inference import numerics
     from bridge_ray.training import tokens
     from bridge_ray.training.loop import Job
     from bridge_ray.training.trackers import Tracked
@@ -70,7 +71,7 @@ def job(folder: Path, updates: int, workers: int, zero: Zero, packing: bool) -> 
     training = Training(
         workers=workers,
         zero_stage=zero,
-        precision="bf16",
+        precision=numerics.precision("auto", 0),
         global_batch=BATCH,
         micro_batch=8 if packing else BATCH // workers,
         seq_len=SEQ_LEN,
@@ -155,7 +156,7 @@ def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
 
 
 def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
-    """bf16 weights and gradients, fp32 master weights that AdamW steps."""
+    """In bf16: its weights and gradients, and fp32 master weights that AdamW steps. In fp32 the weights themselves."""
     import torch
 
     from bridge_ray.training import loop
@@ -166,8 +167,11 @@ def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
     made = job(folder, updates, 1, 0, packing=True)
     feed = Feed(loop._load_rows(made), made.plan, 0, 1, made.training)
     model = CompletionLoss(loop.load_model(made))
-    masters = [parameter.detach().clone() for parameter in model.parameters()]
-    model.bfloat16()
+    weights = list(model.parameters())
+    masters = weights
+    if made.training.precision == "bf16":
+        masters = [weight.detach().clone() for weight in weights]
+        model.bfloat16()
     optimizer = torch.optim.AdamW(masters, lr=SCHEDULE.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     tokens, losses, began = 0, [], 0.0
     for step in range(updates):
@@ -180,14 +184,17 @@ def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
             (loss / completions).backward()
             total += float(loss.detach())
             tokens += micro.tokens
-        for master, parameter in zip(masters, model.parameters(), strict=True):
-            assert parameter.grad is not None
-            master.grad, parameter.grad = parameter.grad.float(), None
+        if masters is not weights:
+            for master, weight in zip(masters, weights, strict=True):
+                assert weight.grad is not None
+                master.grad, weight.grad = weight.grad.float(), None
         torch.nn.utils.clip_grad_norm_(masters, SCHEDULE.clip)
         optimizer.step()
-        with torch.no_grad():
-            for master, parameter in zip(masters, model.parameters(), strict=True):
-                parameter.copy_(master)
+        optimizer.zero_grad()
+        if masters is not weights:
+            with torch.no_grad():
+                for master, weight in zip(masters, weights, strict=True):
+                    weight.copy_(master)
         losses.append(total / completions)
     return {"tokens": tokens, "seconds": time.perf_counter() - began, "losses": losses}
 
@@ -332,6 +339,8 @@ def main() -> None:
     if options.system:
         print(json.dumps((SYSTEMS | OTHERS)[options.system](options.folder, options.updates)))
         return
+    from bridge_ray.inference import numerics
+
     updates, repeats = options.updates or (WARM + 5 if options.quick else WARM + 20), 1 if options.quick else 3
     found, resumes = measure(updates, repeats)
     rates = {name: [round(run["tokens"] / run["seconds"], 1) for run in runs] for name, runs in found.items()}
@@ -340,6 +349,7 @@ def main() -> None:
         "loss_difference": dict(differences(found)),
         "tokens_per_second": rates,
         "resume": {name: round(statistics.median(run[name] for run in resumes), 2) for name in resumes[0]},
+        "precision": numerics.precision("auto", 0),
         "updates": updates,
         "repeats": repeats,
         "machine": {"cores": os.cpu_count(), "system": platform.system(), "processor": platform.machine()},
