@@ -2,6 +2,10 @@
 
 A stage's time is taken to grow in proportion to its rows, and where its config says so to samples, tokens and epochs,
 for the same models. It knows nothing of hardware: the earlier run may have had more of it, or less.
+
+Tokens are the most that a row may be answered with; those of a re-answer and of ``evaluate.by_entropy`` take as long
+as others. Where *amplify* may stop at the first reply that holds, all count, unless an earlier run that did so stands
+beside a planned one whose verification or checks do not let it: then what that run drew counts.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bridge_ray import storage
+from bridge_ray.amplify import REANSWER_TOKENS
 from bridge_ray.pipeline import Run
 from bridge_ray.stage import Stage, done
 
@@ -61,10 +66,11 @@ def _of(part: Stage, root: str, planned: Records, past: Records) -> StageHours:
     if not alike:
         return StageHours(part.name, False, None, UNKNOWN)
     last = max(alike, key=lambda record: record.created)
-    now, then = _work(planned[part.fingerprint], planned), _work(last, past)
+    record = planned[part.fingerprint]
+    now, then = _work(record, planned, last), _work(last, past, record)
     factor = math.prod(now.values()) / max(1, math.prod(then.values()))
     size = " × ".join(f"{amount:g} {unit}" for unit, amount in then.items())
-    basis = f"an earlier run's {last.seconds:,.0f} s" + (f" for {size}" if size else "")
+    basis = f"an earlier run's {last.seconds:,.0f} s" + (f" for {size}" if size else "") + _assumes(record)
     return StageHours(part.name, False, last.seconds * factor / 3600, basis)
 
 
@@ -97,8 +103,19 @@ def _models(record: _Record, records: Records) -> set[tuple[str, Any]]:
     return own.union(*(_models(records[name], records) for name in record.inputs.values()))
 
 
-def _work(record: _Record, records: Records) -> dict[str, float]:
-    """What a stage's time is taken to grow with, by unit."""
+def _assumes(record: _Record) -> str:
+    """What is taken for granted of a planned stage beside proportion."""
+    scoring, said = record.identity.get("score"), []
+    if record.name == "amplify":
+        said += [] if _stops_early(record) else ["all replies of every row"]
+        said += [f"one re-answer of {REANSWER_TOKENS} tokens a row"] if _reanswers(record) else []
+    if record.name == "evaluate" and scoring:
+        said.append(f"that scoring takes its {scoring['samples']} × {scoring['max_tokens']} tokens a row")
+    return f"; assumes {' and '.join(said)}" if said else ""
+
+
+def _work(record: _Record, records: Records, other: _Record) -> dict[str, float]:
+    """What a stage's time is taken to grow with, by unit; ``other`` is what it is set beside."""
     identity = record.identity
     corpus = record if record.name == "corpus" else records[record.inputs["corpus"]]
     rows = corpus.metrics["train"]
@@ -113,8 +130,7 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
             queries = records[record.inputs["teach"]].identity["queries"]
             work = {"queries": queries, "epochs": identity["train"]["epochs"]}
         case "amplify":
-            settings = identity["amplify"]
-            work = {"rows": rows, "samples": settings["samples"] + 1, "tokens": settings["max_tokens"]}
+            work = {"rows": rows, "tokens": _amplified_tokens(record, rows, other)}
         case "student_init":
             work = {}
         case "train_student" | "train_labels" | "train_direct" | "train_direct_labels":
@@ -122,10 +138,31 @@ def _work(record: _Record, records: Records) -> dict[str, float]:
             epochs = [(phase.get("updates") or 0) * batch / rows or phase["epochs"] for phase in identity["curriculum"]]
             work = {"rows": rows, "epochs": sum(epochs)}
         case "evaluate":
-            settings = identity["evaluate"]
-            asked = corpus.metrics[settings.get("split", "test")]
-            work = {"rows": asked, "systems": len(settings["systems"]), "samples": settings.get("samples", 1)}
-            work["tokens"] = settings["max_tokens"]
+            settings, scoring = identity["evaluate"], identity.get("score")
+            tokens = len(settings["systems"]) * settings.get("samples", 1) * settings["max_tokens"]
+            if scoring:
+                tokens += scoring["samples"] * scoring["max_tokens"]
+            work = {"rows": corpus.metrics[settings.get("split", "test")], "tokens": tokens}
         case _:
             work = {"rows": rows}
     return work
+
+
+def _amplified_tokens(record: _Record, rows: int, other: _Record) -> float:
+    """The most that *amplify* asks for a row; where it stopped early and ``other`` does not, by what it drew."""
+    settings = record.identity["amplify"]
+    drawn = record.metrics.get("attempts")
+    if drawn and _stops_early(record) and not _stops_early(other):
+        return drawn / rows * settings["max_tokens"]
+    replies = 1 if settings["verify"] == "off" else settings["samples"] + 1
+    return replies * settings["max_tokens"] + (REANSWER_TOKENS if _reanswers(record) else 0)
+
+
+def _stops_early(record: _Record) -> bool:
+    """Whether *amplify* asks an open question no more once a reply holds."""
+    settings = record.identity["amplify"]
+    return settings["verify"] == "gold" and not {"majority", "likeliest"} & set(settings.get("checks", ()))
+
+
+def _reanswers(record: _Record) -> bool:
+    return "reanswer" in record.identity["amplify"].get("checks", ())

@@ -1,8 +1,9 @@
 """Arithmetic that a text states, recomputed: ``3 * 150 = 450``, ``3 times 150 is 450``, ``20% of 50 is 10``.
 
 Only what can be read for certain is judged: an expression of numbers, with units and currency between them, before an
-equals sign or a word for it. A variable, a missing operand, a comparison or a number in words leaves the statement
-aside, so that a right rationale is seldom called wrong; that a wrong one is found is not promised.
+equals sign or a word for it. A variable, a function, a missing operand, a comparison or a number in words leaves the
+statement aside, and so do units of one kind or a dozen among its terms where it does not hold as written: a right
+rationale is seldom called wrong; that a wrong one is found is not promised.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _TOKEN = re.compile(
       (?P<stop>(?!,\ which\ (?:is|are|equals|makes|gives|leaves)\b)[;,:.!?](?=\s|$|["')])
         |\n(?:\s*[-*•](?=\s))?|["“”]
         |\b(?:because|so|since|therefore|thus|hence|but|if|when|while)\b)
-    | (?P<odd>\d+(?:[:.]\d+){2,}|\d+:\d+|\b0\d+|\d(?:st|nd|rd|th)\b|\^|\*\*)
+    | (?P<odd>\d+(?:[:.]\d+){2,}|\d+:\d+|\b0\d+|\d(?:st|nd|rd|th)\b|\^|\*\*|[√∛∑∏|⌊⌈])
     | (?P<fraction>\b(?:half|(?:a|one)\ (?:third|fourth|quarter|fifth|tenth))(?=\ of\b))
     | (?P<number>(?:(?P<whole>\d+)\ (?P<top>\d+)/(?P<bottom>[1-9]\d*)
         |(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+))(?:\ ?(?P<percent>%|per\ ?cent\b))?)
@@ -47,25 +48,27 @@ _DECIDING = frozenset(
     for words in (
         "than by from half twice double triple thrice quadruple less more fewer third thirds fourth fourths quarter",
         "quarters fifth fifths tenth tenths average mean difference product remainder ratio squared cubed square cube",
-        "root power two three four five six seven eight nine ten eleven twelve twenty",
+        "root sqrt log ln power two three four five six seven eight nine ten eleven twelve twenty",
     )
     for word in words.split()
 )
 _COMPARING = {"more", "less", "fewer", "greater", "higher", "lower", "larger", "smaller", "older", "younger", "than"}
-# A word in a statement that may stand for a factor between its two sides: 5 x 20 cents = $1.
-_SCALES = {"dozen": 12, "dozens": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9}
-_SCALES |= dict.fromkeys(("%", "percent", "cent", "cents", "¢", "pennies", "quarters", "dimes", "nickels"), 100)
+# Words, as ``_names`` gives them, by what one side may count where the other does not: 5 x 20 cents = $1.
+_SCALES = {"pair": 2, "dozen": 12, "hundred": 100, "thousand": 10**3}
+_SCALES |= {"million": 10**6, "mn": 10**6, "mln": 10**6, "billion": 10**9, "bn": 10**9, "trillion": 10**12}
+_SCALES |= dict.fromkeys(("cent", "¢", "pennie", "penny", "pence", "nickel", "dime", "quarter"), 100)
 # Of two units of one kind in a statement, one may have been turned into the other: 3 hours = 3 x 60 minutes.
 _UNITS = [
     set(units.split())
     for units in (
-        "second minute min hour hr day week month year decade",
-        "inch foot feet yard mile",
+        "$ € £ dollar buck euro cent ¢ pennie penny pence nickel dime quarter",
+        "second sec minute min hour hr day week month year decade century centurie",
+        "inch inche foot feet yard mile",
         "pound lb ounce oz ton",
         "quart pint cup gallon ounce tablespoon teaspoon",
         "g kg gram mg kilogram ton",
-        "ml liter l",
-        "km m meter cm mm centimeter kilometer millimeter",
+        "ml milliliter millilitre liter litre l",
+        "km m meter metre cm mm centimeter centimetre kilometer kilometre millimeter millimetre",
     )
 ]
 
@@ -126,8 +129,9 @@ def _equations(text: str) -> Iterator[Statement]:
         (start, left), rights = sides[0], sides[1]
         if left.operators:
             part = tokens[start : rights[-1].end]
+            terms = part if rights[-1].operators else tokens[start:at]
             holds = any(_agree(left, right, _scales(part)) for right in rights)
-            if holds or not _mixed(part):
+            if holds or not (_mixed(part) or _names(terms) & set(_SCALES)):  # a dozen may stand at one term only
                 yield Statement(" ".join(text[part[0].start : part[-1].end].split()), holds)
 
 
@@ -141,8 +145,8 @@ def _token(found: re.Match[str]) -> Token:
         if found[name] is not None:
             kind = name
     text = found[0]
-    if kind == "word" and len(text) == 1 and text != "a":
-        return Token("odd", text, start, end)  # a variable
+    if kind == "word" and ((len(text) == 1 and text != "a") or found.string[end : end + 1] in ("(", "[")):
+        return Token("odd", text, start, end)  # a variable or a function
     if kind == "fraction":
         return Token(kind, text, start, end, Fraction(1, _FRACTIONS[text.lower().split()[-1]]))
     if kind != "number":
@@ -174,7 +178,7 @@ def _left(tokens: Sequence[Token], at: int) -> tuple[int, Value] | None:
     while first and at - first < MAX_TOKENS and tokens[first - 1].kind not in ("stop", "equals"):
         first -= 1
     for start in range(first, at):
-        if tokens[start].kind not in ("number", "fraction", "open", "minus"):
+        if tokens[start].kind not in ("currency", "number", "fraction", "open", "minus"):
             continue
         try:
             value = _Reader(tokens, at).sum(start)
@@ -191,8 +195,6 @@ def _continues(tokens: Sequence[Token], first: int, start: int) -> bool:
     """Whether what stands before an expression has a share in it."""
     if start == first:
         return False
-    while tokens[start - 1].kind == "currency" and start - 1 > first:
-        start -= 1
     before = tokens[start - 1]
     if before.kind == "of":  # a total of 3 + 4, but half of 3 + 4
         return start - 1 == first or tokens[start - 2].kind != "word" or tokens[start - 2].text.lower() in _DECIDING
@@ -319,16 +321,21 @@ def _joined(left: Value, right: Value, number: Fraction, percent: bool) -> Value
 
 
 def _scales(tokens: Sequence[Token]) -> set[Fraction]:
-    words = {token.text.lower() for token in tokens if token.kind in ("word", "currency")}
-    words |= {"%" for token in tokens if token.percent}
-    scales = {Fraction(_SCALES[word]) for word in words & set(_SCALES)}
+    """What one side may be multiplied by to be the other."""
+    scales = {Fraction(_SCALES[name]) for name in _names(tokens) & set(_SCALES)}
+    if any(token.percent or token.text.lower() == "percent" for token in tokens):
+        scales.add(Fraction(100))
     return {Fraction(1)} | scales | {1 / scale for scale in scales}
 
 
 def _mixed(tokens: Sequence[Token]) -> bool:
     """Whether two units of one kind are among the words."""
-    words = {token.text.lower().removesuffix("s") for token in tokens if token.kind == "word"}
-    return any(len(words & units) > 1 for units in _UNITS)
+    return any(len(_names(tokens) & units) > 1 for units in _UNITS)
+
+
+def _names(tokens: Sequence[Token]) -> set[str]:
+    """The words and currencies, in lower case and without a plural's s."""
+    return {token.text.lower().removesuffix("s") for token in tokens if token.kind in ("word", "currency")}
 
 
 def _agree(left: Value, right: Value, scales: set[Fraction]) -> bool:

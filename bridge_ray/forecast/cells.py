@@ -97,7 +97,7 @@ def _check(system: str, cells: Sequence[Cell], where: str) -> None:
         asked = share_list(more(known, LEAST - len(known)))
         raise UserError(
             f"{where}: {system} has {listed}, and a curve needs {LEAST} budgets; "
-            f"add them: bridge-ray frontier RECIPE --budgets {asked}"
+            f"add them: run the frontier again as before, but with --budgets {asked}"
         )
 
 
@@ -106,10 +106,15 @@ def budgets(cells: Iterable[Cell]) -> list[float]:
 
 
 def more(known: Sequence[float], count: int) -> list[float]:
-    """The known budgets and ``count`` new ones, each as far from all others as the ladder allows (in logarithms)."""
+    """The known budgets and ``count`` new ones, each as far from all others as the ladder allows (in logarithms).
+
+    Fewer where the ladder has no more.
+    """
     chosen = list(known) or [0.05]
     for _ in range(count - (not known)):
-        chosen.append(max(set(LADDER) - set(chosen), key=lambda new: min(abs(math.log(new / old)) for old in chosen)))
+        left = set(LADDER) - set(chosen)
+        if left:
+            chosen.append(max(left, key=lambda new: min(abs(math.log(new / old)) for old in chosen)))
     return sorted(chosen)
 
 

@@ -38,16 +38,18 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        show(found, home, Console())
+        show(found, home, words.following(found, frontier["grid"], root), Console())
 
 
-def show(found: dict[str, Any], home: str, out: Console) -> None:
-    """The sentences, the check behind them, the page's path and the next command."""
+def show(found: dict[str, Any], home: str, following: tuple[str, str], out: Console) -> None:
+    """The sentences, the check behind them, the page's path, and of ``following`` why and what to do next."""
     for sentence in [*found["sentences"], *found["notes"], words.DIAGNOSTIC]:
         out.print(sentence, highlight=False, markup=False)
     out.print(table(found))
     out.print(f"page: {home}/forecast.html", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"next: {words.following(found)}", highlight=False, markup=False, soft_wrap=True)
+    why, command = following
+    out.print(why, highlight=False, markup=False)
+    out.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
 def table(found: dict[str, Any]) -> Table:

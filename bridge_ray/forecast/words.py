@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from bridge_ray.forecast.cells import LEAST, RIVALS, more, share_list
+from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import count, interval, percent, points
 
 Found = Mapping[str, Any]
 DIAGNOSTIC = "A diagnostic, not a proof: it extrapolates a few measured sizes of this corpus."
+MORE_SEEDS = 2  # to propose
 MANY = 1000  # times the queries: beyond, only the order of magnitude would be left, and nobody buys that
 
 
@@ -36,13 +39,22 @@ def reach(system: str, found: Found) -> str:
     ratio, (low, high) = rival["ratio"]["value"], rival["ratio"]["interval"]
     spread = f"(95 %: {times(low)} to {times(high)})"
     if low is None:
-        return f"{system} never reaches this, by its fit and 95 % of the resampled ones."
+        return _never(system, rival, ratio)
     if low > 1:
         return _needs_more(system, rival, ratio, spread)
-    if high is not None and high < 1:
+    if ratio is not None and high is not None and high < 1:
         return f"{system} needs only {times(ratio)} times the queries to reach this {spread}: bridge saves none here."
     estimate = "never" if ratio is None else f"{times(ratio)} times the queries"
     return f"Whether {system} needs more queries than bridge to reach this cannot be told: {estimate} {spread}."
+
+
+def _never(system: str, rival: Found, ratio: float | None) -> str:
+    if ratio is None:
+        return f"{system} never reaches this, by its fit and 95 % of the resampled ones."
+    return (
+        f"By its fit {system} needs {times(ratio)} times the queries to reach this, "
+        f"but never reaches it in {percent(rival['ratio']['never'], 0)} of the resampled fits."
+    )
 
 
 def _needs_more(system: str, rival: Found, ratio: float | None, spread: str) -> str:
@@ -147,11 +159,22 @@ def _exponent(one: Found) -> str:
     return f"{one['value']:.2f} ({low:.2f} to {high:.2f})"
 
 
-def following(found: Found) -> str:
-    """The command that would make the forecast better: new budgets where it failed, more seeds where it holds."""
-    sizes = found["systems"]["direct"]["sizes"]
-    known = sorted({size["budget"] for size in sizes})
+def following(found: Found, grid: Found, root: str) -> tuple[str, str]:
+    """What would make the forecast better, and the frontier's own command for that.
+
+    A new budget where a fit has failed, more seeds where all hold or no budget is left to propose. ``grid`` is
+    frontier.json's, ``root`` the storage as the command line has it.
+    """
+    budgets, seeds = grid["budgets"], grid["seeds"]
     trusted = all(one["trusted"] for one in found["systems"].values())
-    budgets = share_list(known if trusted else more(known, 1))
-    seeds = found["seeds"] + 2 if trusted else found["seeds"]
-    return f"bridge-ray frontier RECIPE --name {found['run']} --budgets {budgets} --seeds {seeds}"
+    asked = budgets if trusted else more(budgets, 1)
+    if len(asked) > len(budgets):
+        why = f"A fit is not to be trusted: measuring the budget {share_list(set(asked) - set(budgets))} too may help."
+    else:
+        seeds = range(seeds[0], seeds[0] + len(seeds) + MORE_SEEDS)
+        why = "All fits are to be trusted: more seeds narrow the intervals."
+        if not trusted:
+            why = "A fit is not to be trusted, and no budget is left to propose: more seeds make each size surer."
+    again = frontier_page.command({"grid": {**grid, "budgets": asked, "seeds": seeds}, "split": found["split"]})
+    place = [] if root == "storage" else ["--storage", root]
+    return why, f"{again} {shlex.join(['--name', found['run'], *place])}"

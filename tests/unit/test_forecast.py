@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from bridge_ray import cli, storage
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import check, command, words
-from bridge_ray.forecast.cells import Cell, more, read, resample, sizes
+from bridge_ray.forecast.cells import LADDER, Cell, more, read, resample, sizes
 from bridge_ray.forecast.curve import Curve, fit
 from bridge_ray.forecast.make import make
 from bridge_ray.report.forecast import render
@@ -28,6 +28,14 @@ from tests import browser
 BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
 EXACT = 10**8  # test questions: so many that rounding the right answers is no noise
 DRAWS = 30
+GRID = {
+    "systems": ["bridge", "direct"],
+    "budgets": list(BUDGETS),
+    "seeds": [7, 8, 9],
+    "reference": 0.05,
+    "corpora": [1.0],
+    "lengths": [1.0],
+}
 
 BRIDGE = Curve(floor=0.2, scale=0.9, exponent=0.5)
 DIRECT = Curve(floor=0.1, scale=1.6, exponent=0.25)
@@ -248,7 +256,36 @@ def test_what_does_not_beat_carrying_forward_is_not_forecast() -> None:
     page = render(made)
     assert "Not to be trusted: direct." in page
     assert "B*</text>" not in page
-    assert "--budgets 0.01,0.02" in words.following(made)
+    why, asked = words.following(made, GRID, "storage")
+    assert "0.02" in why
+    assert asked == (
+        "bridge-ray frontier RECIPE --budgets 0.01,0.02,0.03,0.05,0.1,0.3,1 --seeds 3 --reference 0.05 "
+        "--systems bridge,direct --name run"
+    )
+
+
+def failed(made: dict[str, Any]) -> dict[str, Any]:
+    """The forecast, but that direct's fit is not to be trusted."""
+    return made | {"systems": made["systems"] | {"direct": made["systems"]["direct"] | {"trusted": False}}}
+
+
+def test_the_next_command_is_the_frontiers_own_with_more_seeds(clear: dict[str, Any]) -> None:
+    """Its dev split, training sizes, lengths, reference budget, systems and storage stay what they were."""
+    grid = GRID | {"reference": 0.03, "corpora": [0.5, 1.0], "lengths": [1.0, 2.0], "systems": ["bridge", "labels"]}
+    why, asked = words.following(clear | {"split": "dev"}, grid, "my storage")
+    assert "more seeds" in why
+    assert asked == (
+        "bridge-ray frontier RECIPE --budgets 0.01,0.03,0.05,0.1,0.3,1 --seeds 5 --reference 0.03 --corpora 0.5,1 "
+        "--lengths 1,2 --systems bridge,labels --dev --name run --storage 'my storage'"
+    )
+
+
+def test_where_the_whole_ladder_is_measured_more_seeds_are_proposed(clear: dict[str, Any]) -> None:
+    assert more(LADDER, 1) == list(LADDER)
+    assert more(LADDER[1:], 2) == list(LADDER)
+    why, asked = words.following(failed(clear), GRID | {"budgets": list(LADDER)}, "storage")
+    assert "no budget is left to propose" in why
+    assert "--budgets 0.01,0.02,0.03,0.05,0.1,0.3,1 --seeds 5 " in asked
 
 
 def test_too_few_budgets_say_which_to_add() -> None:
@@ -277,6 +314,8 @@ def test_budgets_to_add_lie_far_from_those_known() -> None:
         (0.5, [0.2, 0.9], 0.0, "direct needs only 0.5 times the queries to reach this (95 %: 0.2 to 0.9)"),
         (None, [2.0, None], 0.8, "By its fit direct never reaches this"),
         (None, [None, None], 1.0, "direct never reaches this"),
+        (3.0, [None, None], 0.98, "direct needs 3.0 times the queries to reach this, but never reaches it in 98 %"),
+        (None, [0.5, 0.9], 0.0, "cannot be told: never (95 %: 0.5 to 0.9)."),
         (1e9, [1e6, None], 0.2, "direct needs over 1,000 times the queries to reach this (95 %: over 1,000 to never)."),
     ],
 )
@@ -297,7 +336,7 @@ def test_the_reading_is_labelled_a_diagnostic(clear: dict[str, Any]) -> None:
 
 def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     home = folder / "runs" / "grid"
-    storage.write_json(str(home / "frontier.json"), {"cells": found})
+    storage.write_json(str(home / "frontier.json"), {"cells": found, "grid": GRID})
     return home
 
 
@@ -310,17 +349,19 @@ def test_the_command_keeps_what_it_prints(tmp_path: Path) -> None:
     assert json.loads(result.stdout) == kept
     assert kept["draws"] == 400
     assert (home / "forecast.html").read_text() == render(kept)
+    printed = CliRunner().invoke(cli.app, asked[:-1], catch_exceptions=False).stdout
+    assert printed.endswith(f"--name grid --storage {tmp_path}\n")
 
 
 def test_terminal_and_page_tell_the_same(clear: dict[str, Any]) -> None:
     out = Console(record=True, width=100, file=io.StringIO())
-    command.show(clear, "/storage/runs/grid", out)
+    command.show(clear, "/storage/runs/grid", ("It helps.", "bridge-ray frontier RECIPE"), out)
     told, page = " ".join(out.export_text().split()), html.unescape(render(clear))
     for sentence in [*clear["sentences"], *clear["notes"]]:
         assert sentence in told
         assert sentence.replace(" %", "\u00a0%") in page
     assert "page: /storage/runs/grid/forecast.html" in told
-    assert "next: bridge-ray frontier RECIPE --name run --budgets" in told
+    assert "It helps. next: bridge-ray frontier RECIPE" in told
 
 
 def test_a_run_without_a_frontier(tmp_path: Path) -> None:

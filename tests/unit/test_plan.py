@@ -7,7 +7,7 @@ import json
 import math
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from bridge_ray import cli, config, pipeline, records, storage
+from bridge_ray import cli, config, hours, pipeline, records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.errors import UserError
 from bridge_ray.progress import Progress
@@ -114,9 +114,14 @@ def key_of(question: dict[str, Any]) -> str:
     return answer_key(PROVIDER, "x", messages, {"max_tokens": 100, "temperature": 0.0})
 
 
-def finish(name: str, metrics: dict[str, Any], leave: Callable[[Work], None] = lambda work: None) -> pipeline.Run:
+def finish(
+    name: str,
+    metrics: dict[str, Any],
+    leave: Callable[[Work], None] = lambda work: None,
+    overrides: Sequence[str] = (),
+) -> pipeline.Run:
     """Make a stage of the recipe's run done, with what ``leave`` writes in place of its work."""
-    prepared = pipeline.draft(config.load("mine.yaml"))
+    prepared = pipeline.draft(config.load("mine.yaml", overrides))
     settings = prepared.config
 
     def work(todo: Work) -> dict[str, Any]:
@@ -380,6 +385,59 @@ def test_hours_are_those_of_an_earlier_run_in_proportion(run: Run) -> None:
     assert "30 rows × 8 samples × 128 tokens" in more["basis"]
     other = score("ta.model=some/other-model")
     assert other["hours"] is None and "no earlier run" in other["basis"]
+
+
+def took_an_hour(name: str, metrics: dict[str, Any], *overrides: str) -> None:
+    """Make a stage of an earlier run done, with all before it: it took an hour for the recipe with those overrides."""
+    known = {"corpus": {"train": 30, "dev": 0, "test": 10}, name: metrics}
+    for stage in pipeline.draft(config.load("mine.yaml", overrides)).stages:
+        prepared = finish(stage, known.get(stage, {}), overrides=overrides)
+        if stage == name:
+            break
+    manifest = Path(location(prepared.stages[name], prepared.root)) / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"seconds": 3600.0}))
+
+
+def planned_hours(name: str, *overrides: str) -> tuple[float, str]:
+    """A stage's hours and where they come from."""
+    stages = hours.estimate(pipeline.draft(config.load("mine.yaml", overrides)))
+    found = next(stage for stage in stages if stage.stage == name)
+    assert not found.done and found.hours is not None
+    return found.hours, found.basis
+
+
+ALL = "amplify.checks=[likeliest]"
+REANSWER = "amplify.checks=[reanswer]"
+
+
+def test_hours_of_amplify_count_what_the_checks_ask(folder: Path) -> None:
+    """Of 3 samples and the greedy reply of at most 256 tokens, 45 replies were drawn of 30 rows: 1.5 a row."""
+    took_an_hour("amplify", {"attempts": 45})
+    assert planned_hours("amplify", "amplify.samples=7")[0] == pytest.approx(2)
+    for check in ("majority", "likeliest"):
+        found, basis = planned_hours("amplify", f"amplify.checks=[{check}]")
+        assert found == pytest.approx(4 / 1.5)
+        assert "30 rows × 384 tokens; assumes all replies of every row" in basis
+    found, basis = planned_hours("amplify", REANSWER)
+    assert found == pytest.approx((4 * 256 + 16) / (4 * 256))
+    assert "assumes one re-answer of 16 tokens a row" in basis
+    assert planned_hours("amplify", "amplify.verify=off")[0] == pytest.approx(1 / 1.5)
+
+
+def test_hours_of_amplify_are_at_most_those_of_a_run_that_drew_all(folder: Path) -> None:
+    took_an_hour("amplify", {"attempts": 120}, ALL)
+    assert planned_hours("amplify", ALL, "amplify.samples=7")[0] == pytest.approx(2)
+    assert planned_hours("amplify")[0] == pytest.approx(1)
+
+
+def test_hours_of_evaluate_count_the_scoring_of_its_split(folder: Path) -> None:
+    """Six systems answer with at most 256 tokens, and by_entropy asks for 8 samples of at most 128."""
+    took_an_hour("evaluate", {})
+    found, basis = planned_hours("evaluate", "evaluate.by_entropy=true")
+    assert found == pytest.approx((6 * 256 + 8 * 128) / (6 * 256))
+    assert "10 rows × 1536 tokens; assumes that scoring takes its 8 × 128 tokens a row" in basis
+    assert planned_hours("evaluate", "evaluate.samples=3")[0] == pytest.approx(3)
+    assert planned_hours("evaluate", "evaluate.systems=[bridge, direct]")[0] == pytest.approx(1 / 3)
 
 
 # --- for people
