@@ -48,10 +48,14 @@ from bridge_ray.stage import Work
 
 MODEL = "embedded:smollm2-135m"
 TOKENS = 96
-ENGINE = Engine(max_num_seqs=128, max_model_len=512, kv_cache_gb=2, enforce_eager=True)
+AT_ONCE, FEW_AT_ONCE = 128, 16  # sequences; --quick has rows for the fewer, so that they fill the engine several times
 NAMED = ("ours", "async_llm", "llm_generate")  # those that say when their engine is loaded
 UNVERIFIED = Amplify(verify="off", max_tokens=TOKENS)
 ADAPTIVE = Amplify(samples=3, hint=False, max_tokens=TOKENS)
+
+
+def engine_of(at_once: int) -> Engine:
+    return Engine(max_num_seqs=at_once, max_model_len=512, kv_cache_gb=2, enforce_eager=True)
 
 
 # the corpus
@@ -171,12 +175,12 @@ class FixedK:
         return self.course.failed(row, reason)
 
 
-def ours(corpus: Path, course: Any) -> dict[str, Any]:
+def ours(corpus: Path, engine: Engine, course: Any) -> dict[str, Any]:
     from bridge_ray.inference.generate import Served, courses
 
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready"
-        work = work_in(Path(folder) / "out", corpus, ENGINE)
+        work = work_in(Path(folder) / "out", corpus, engine)
         pool = courses(work, Served(MODEL), course, records.RATIONALE, Timed(str(ready)))
         known = {str(corpus / "train"): ("domain", "answer_type", "options")}
         cores, began = Cores(ready), time.time()
@@ -193,7 +197,7 @@ def course_settings(course: Any) -> Amplify:
     return settings
 
 
-def async_llm(corpus: Path) -> dict[str, Any]:
+def async_llm(corpus: Path, settings: Engine) -> dict[str, Any]:
     from bridge_ray.inference.engine import Engine as Bare
     from bridge_ray.inference.models import resolve
 
@@ -201,7 +205,7 @@ def async_llm(corpus: Path) -> dict[str, Any]:
     asks = messages(corpus)
 
     async def all_of_them(ready: Path) -> tuple[float, list[list[Sample]]]:
-        engine = Bare(resolve(MODEL), None, ENGINE, 0)
+        engine = Bare(resolve(MODEL), None, settings, 0)
         loaded = time.time()
         ready.touch()
         replies = await asyncio.gather(*[engine.ask(ask, max_tokens=TOKENS) for ask in asks])
@@ -216,18 +220,18 @@ def async_llm(corpus: Path) -> dict[str, Any]:
     return {"tokens": tokens, **timed, "cores": cores.used()}
 
 
-def llm_generate(corpus: Path) -> dict[str, float]:
+def llm_generate(corpus: Path, settings: Engine) -> dict[str, float]:
     from transformers import AutoTokenizer
 
     from bridge_ray.inference import engine as ours_engine
     from bridge_ray.inference.models import resolve
 
     began = time.time()
-    ours_engine._environment(ENGINE)
+    ours_engine._environment(settings)
     from vllm import LLM, SamplingParams
 
     model = resolve(MODEL)
-    arguments = ours_engine._arguments(model, None, ENGINE, 0)
+    arguments = ours_engine._arguments(model, None, settings, 0)
     engine = LLM(**{name: value for name, value in arguments.items() if name != "enable_log_requests"})
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = time.time()
@@ -237,7 +241,7 @@ def llm_generate(corpus: Path) -> dict[str, float]:
     return {"tokens": tokens, "seconds": time.time() - loaded, "cold": loaded - began}
 
 
-def ray_data_llm(corpus: Path) -> dict[str, float]:
+def ray_data_llm(corpus: Path, settings: Engine) -> dict[str, float]:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -245,10 +249,10 @@ def ray_data_llm(corpus: Path) -> dict[str, float]:
     from bridge_ray.inference import local_ray
     from bridge_ray.inference.models import resolve
 
-    ours_engine._environment(ENGINE)
+    ours_engine._environment(settings)
     local_ray.start()
     model = resolve(MODEL)
-    arguments = ours_engine._arguments(model, None, ENGINE, 0)
+    arguments = ours_engine._arguments(model, None, settings, 0)
     arguments = {name: value for name, value in arguments.items() if name not in ("model", "enable_log_requests")}
     environment = {name: os.environ[name] for name in os.environ if name.startswith(("VLLM_", "OMP_"))}
     processor = build_processor(
@@ -277,13 +281,13 @@ def ray_data_llm(corpus: Path) -> dict[str, float]:
     return {"tokens": tokens, "whole": whole}
 
 
-SYSTEMS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    "ours": lambda corpus: ours(corpus, amplify.AmplifyCourse(UNVERIFIED, MODEL, "")),
+SYSTEMS: dict[str, Callable[[Path, Engine], dict[str, Any]]] = {
+    "ours": lambda corpus, engine: ours(corpus, engine, amplify.AmplifyCourse(UNVERIFIED, MODEL, "")),
     "async_llm": async_llm,
     "llm_generate": llm_generate,
     "ray_data_llm": ray_data_llm,
-    "adaptive": lambda corpus: ours(corpus, ThirdRight(ADAPTIVE, MODEL, "")),
-    "fixed_k": lambda corpus: ours(corpus, FixedK(ThirdRight(ADAPTIVE, MODEL, ""))),
+    "adaptive": lambda corpus, engine: ours(corpus, engine, ThirdRight(ADAPTIVE, MODEL, "")),
+    "fixed_k": lambda corpus, engine: ours(corpus, engine, FixedK(ThirdRight(ADAPTIVE, MODEL, ""))),
 }
 
 
@@ -389,7 +393,7 @@ def few(rows: int) -> int:
     return rows // 3
 
 
-def compare(rows: int, repeats: int, say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
+def compare(rows: int, at_once: int, repeats: int, say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
     """What each system printed, of every repeat, under its name and corpus."""
     found: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -402,7 +406,7 @@ def compare(rows: int, repeats: int, say: Callable[[str], None]) -> dict[str, li
         runs += [("adaptive", "open"), ("fixed_k", "open")]
         for repeat in range(repeats):
             for system, corpus in runs:
-                result = alone("--system", system, "--corpus", folder / corpus)
+                result = alone("--system", system, "--corpus", folder / corpus, "--at-once", at_once)
                 found.setdefault(f"{system}/{corpus}", []).append(result)
                 say(f"{repeat + 1} of {repeats}: {system}/{corpus} {result}")
     return found
@@ -462,18 +466,19 @@ def spread(ones: list[float], others: list[float]) -> dict[str, Any]:
     return {"median": round(median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
 
 
-def measure(rows: int | None, repeats: int, sizes: list[int]) -> dict[str, Any]:
+def measure(rows: int | None, at_once: int, repeats: int, sizes: list[int]) -> dict[str, Any]:
     """All that this file prints; without ``rows`` our own cost alone."""
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    systems = compare(rows, repeats, say) if rows else {}
+    systems = compare(rows, at_once, repeats, say) if rows else {}
     scale = grow(sizes, repeats, say)
     return {
         "ratios": (engine_ratios(systems, rows) if rows else {}) | own_cost(scale),
         "cold_start_s": {name: median([run["cold"] for run in systems[f"{name}/all"]]) for name in NAMED if systems},
         "rows": rows,
+        "at_once": at_once,
         "repeats": repeats,
         "systems": systems,
         "scale": scale,
@@ -491,17 +496,19 @@ def main() -> None:
     parser.add_argument("--only", choices=("own",), help="our own cost alone, without a model")
     parser.add_argument("--system", choices=SYSTEMS, help=argparse.SUPPRESS)
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help=argparse.SUPPRESS)
     parser.add_argument("--overhead", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.system:
-        print(json.dumps(SYSTEMS[options.system](options.corpus)))
+        print(json.dumps(SYSTEMS[options.system](options.corpus, engine_of(options.at_once))))
         return
     if options.overhead:
         print(json.dumps(overhead(options.overhead)))
         return
-    rows, repeats, sizes = (48, 1, [10_000, 50_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats, sizes = (48, 1, [10_000, 30_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
     rows, repeats = options.rows or rows, options.repeats or repeats
-    result = measure(None if options.only else rows, repeats, sizes)
+    at_once = FEW_AT_ONCE if options.quick else AT_ONCE
+    result = measure(None if options.only else rows, at_once, repeats, sizes)
     print(json.dumps(result, indent=None if options.json else 2))
 
 
