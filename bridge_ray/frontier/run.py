@@ -34,6 +34,7 @@ from bridge_ray.report.write import versions
 from bridge_ray.stage import Done, Stage, done, perform
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
+from bridge_ray.teacher.teach import Unpaid
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
 MAY_LACK_ROWS = (*placement.TRAINERS, "amplify")  # stages that a cell may have too little for: the others go on
@@ -108,7 +109,7 @@ def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict
         place = (cell.seed, cell.rows)
         if place not in corpora:
             corpora[place] = pipeline.read(made).corpus
-        return made, pipeline.stages(made, corpora[place])["evaluate"]
+        return made, pipeline.stages(made, corpora[place], grid.payer(settings))["evaluate"]
 
     lengths = asked.lengths if _trained(cell) else (1.0,)
     several = len(lengths) > 1
@@ -253,18 +254,16 @@ def _perform(
 def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress) -> Done:
     settings = planned.config
     try:
-        finished = perform(part, frontier.base.root, settings.name, settings.engine, settings.training, progress)
+        return perform(part, frontier.base.root, settings.name, settings.engine, settings.training, progress)
+    except Unpaid as error:
+        raise UserError(
+            f"{planned.cell}: {error}; raise it (budget.max_queries, budget.max_usd or budget.account), or leave "
+            "larger --budgets out, and run it again: the cells that are there stay"
+        ) from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:
             raise Lacks(f"{part.name}: {error}") from error
         raise
-    if part.name == BOUGHT and finished.metrics["queries"] < finished.metrics["budget_queries"]:
-        raise UserError(
-            f"{planned.cell}: the account's cap ended the purchase at {finished.metrics['queries']} of "
-            f"{finished.metrics['budget_queries']} queries; raise budget.max_usd, max_queries or the account's, or "
-            "leave larger --budgets out"
-        )
-    return finished
 
 
 def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:

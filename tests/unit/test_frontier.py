@@ -11,17 +11,20 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from bridge_ray import config, pipeline, storage
+from bridge_ray import config, pipeline, placement, records, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
 from bridge_ray.frontier import run, terminal
-from bridge_ray.frontier.grid import Cell, cells, check, grid, settings_of
+from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
+from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
-from bridge_ray.stage import Stage
+from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import Correct
+from bridge_ray.teacher.ledger import Cap
+from bridge_ray.teacher.teach import Payer, Unpaid
 from tests import browser
 from tests.conftest import TINY
 from tests.unit.test_report import HOSTILE
@@ -142,9 +145,22 @@ def test_a_cell_s_config_has_its_budget_its_seed_and_its_length() -> None:
     asked = grid(("bridge",), [0.25, 0.5], 1)
     made = settings_of(settings, asked, Cell("bridge", 0.5, 48, 3), 48, length=1.5, split="dev")
     assert (made.seed, made.budget.fraction, made.evaluate.split) == (3, 0.5, "dev")
-    assert made.budget.max_queries is None
-    assert made.budget.account == config.SharedAccount(name="tiny-frontier", max_queries=30), "it bounds all cells"
+    assert (made.budget.max_queries, made.budget.account) == (None, None), "who pays is no part of a cell"
     assert [(phase.epochs, phase.updates) for phase in made.student.curriculum] == [(1.5, None), (1.5, 15)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ([], None),
+        (["budget.max_queries=30"], Payer("tiny-frontier", Cap(30))),
+        (["budget.account={name: team, max_usd: 2.5}"], Payer("team", Cap(usd=2.5))),
+        (["budget.max_usd=9", "budget.account={name: team, max_usd: 2.5}"], Payer("team", Cap(usd=2.5))),
+        (["budget.max_usd=1", "budget.account={name: team, max_queries: 7}"], Payer("team", Cap(7, 1.0))),
+    ],
+)
+def test_a_cap_is_that_of_the_account_that_all_cells_pay_from(fields: list[str], expected: Payer | None) -> None:
+    assert payer(tiny(*fields)) == expected
 
 
 @pytest.mark.parametrize(
@@ -421,3 +437,69 @@ def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: 
     with pytest.raises(UserError, match="price"):
         run.prepare(settings, grid(("direct",), [0.25], 1))
     assert not list(tmp_path.iterdir())
+
+
+# --- cells that are made
+
+
+def left(name: str, *, before: Stage | None = None, metrics: dict[str, Any] | None = None) -> Stage:
+    """A stage that only leaves these metrics."""
+    return Stage(name, 1, {}, {} if before is None else {before.name: before}, lambda work: metrics or {})
+
+
+def asked_two(before: Stage, system: str = "bridge") -> Stage:
+    """A stage evaluate that was asked two questions, of which one was answered correctly."""
+
+    def work(work: Work) -> dict[str, Any]:
+        rows = [{"id": number, "system": system, "correct": number == 8} for number in (8, 9)]
+        table = pa.Table.from_pylist(rows, schema=records.PREDICTION)
+        storage.write_table(storage.join(work.out, "predictions.parquet"), table)
+        return {"eval_queries": 0}
+
+    return Stage("evaluate", 1, {"system": system}, {"before": before}, work)
+
+
+def executed(root: Path, *made: tuple[str, Stage], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The record of a frontier whose cells, at 25 %, are of these systems and come out of these stages."""
+    monkeypatch.setattr(placement, "check", lambda *_: None)
+    settings = tiny(f"storage={root}")
+    asked = grid(tuple(system for system, _ in made), [0.25], 1)
+    planned = tuple(
+        run.Planned(Cell(system, 0.25, 48, 0), settings, (run.Trial(1.0, final, None),)) for system, final in made
+    )
+    base = pipeline.Run(settings, table(settings), {}, str(root))
+    return run.execute(run.Frontier(base, asked, planned, {}), Progress(Console(quiet=True)), lambda: None)
+
+
+BOUGHT = {"queries": 12, "budget_queries": 12, "usd": 0.12}
+
+
+def test_a_ranking_that_ends_before_its_budget_ends_no_frontier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that occurs twice is asked once, so the budget is not used up."""
+    taught = left("teach", metrics={**BOUGHT, "queries": 11})
+    [cell] = executed(tmp_path, ("bridge", asked_two(taught)), monkeypatch=monkeypatch)["cells"]
+    assert (cell["queries"], cell["correct"], cell["n"]) == (11, 1, 2)
+
+
+def test_a_cap_that_is_reached_ends_the_frontier_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unpaid(work: Work) -> dict[str, Any]:
+        raise Unpaid("account tiny-frontier: its cap of 5 queries is reached")
+
+    with pytest.raises(UserError) as caught:
+        executed(tmp_path, ("bridge", asked_two(Stage("teach", 1, {}, {}, unpaid))), monkeypatch=monkeypatch)
+    assert str(caught.value).startswith(
+        "bridge at 25 %, 48 rows, seed 0: account tiny-frontier: its cap of 5 queries is reached; raise it (budget."
+    )
+
+
+def test_a_raised_cap_lets_a_frontier_go_on_from_the_cells_that_are_there(tmp_path: Path) -> None:
+    asked, fields = grid(("direct",), [0.25, 0.5], 1), (f"storage={tmp_path}", "teacher.price={input: 1, output: 1}")
+    first = run.prepare(tiny(*fields, "budget.max_queries=12"), asked).planned[0]
+    numbers = {"fingerprint": first.fingerprint, "accuracy": 0.5}
+    storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
+    for more in ("budget.max_queries=24", "budget.account={name: team, max_usd: 5}"):
+        assert list(run.prepare(tiny(*fields, more), asked).kept) == [first.cell.name]
