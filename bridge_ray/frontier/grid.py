@@ -11,7 +11,7 @@ from typing import TypeVar
 from bridge_ray import config
 from bridge_ray.config import Config, Phase, SharedAccount
 from bridge_ray.errors import UserError
-from bridge_ray.frontier.systems import SYSTEMS, configured
+from bridge_ray.frontier.systems import ASKED_FOR, SYSTEMS, configured
 from bridge_ray.selection.rank import examples_in_budget
 from bridge_ray.teacher.ledger import Cap
 from bridge_ray.teacher.teach import Payer
@@ -97,7 +97,8 @@ def check(asked: Grid, settings: Config, rows: int) -> None:
 
 
 def cells(asked: Grid, first_seed: int, rows: int) -> list[Cell]:
-    """The grid's cells in the order in which they are made: seed by seed, what is cheap and shared first.
+    """The grid's cells in the order in which they are made: seed by seed, what is cheap and shared first, and the
+    teacher's own last, so that of a cap they take what the rationales leave.
 
     ``rows`` are the recipe's training rows. A smaller corpus has the core systems alone.
     """
@@ -107,7 +108,7 @@ def cells(asked: Grid, first_seed: int, rows: int) -> list[Cell]:
         for size in sizes:
             of_size = [cell for name in asked.systems for cell in _of(name, asked, size, seed, size == sizes[0])]
             found += sorted(of_size, key=lambda cell: _turn(cell, asked))
-    return found
+    return sorted(found, key=lambda cell: cell.system in ASKED_FOR)
 
 
 def _of(name: str, asked: Grid, rows: int, seed: int, whole: bool) -> list[Cell]:
@@ -146,8 +147,9 @@ def _budget(base: Config, share: float) -> Config:
 def payer(base: Config) -> Payer | None:
     """The account that all cells pay from, under what else bounds the recipe; None where nothing does.
 
-    Where an account and bounds are both given, the lower ones count. A cell that was made under a lower cap is the same
-    cell: a higher one lets the frontier go on.
+    It pays for all that the teacher is asked: rationales, and test questions where the teacher is a system. Where an
+    account and bounds are both given, the lower ones count. A cell that was made under a lower cap is the same cell: a
+    higher one lets the frontier go on.
     """
     shared = base.budget.account
     bounds: list[config.Budget | SharedAccount] = [base.budget, *([] if shared is None else [shared])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
 from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import Correct
-from bridge_ray.teacher.ledger import Cap
+from bridge_ray.teacher.ledger import Cap, balance
+from bridge_ray.teacher.store import open_store
 from bridge_ray.teacher.teach import Payer, Unpaid
 from tests import browser
 from tests.conftest import TINY
@@ -118,6 +120,13 @@ def test_core_systems_have_all_budgets_others_the_reference_and_free_ones_none()
     ]
     assert [cell.seed for cell in made] == [7] * 8 + [8] * 8
     assert len({cell.name for cell in made}) == 16
+
+
+def test_the_teacher_itself_is_asked_last(tmp_path: Path) -> None:
+    """What a cap leaves to it is what the rationales have not taken."""
+    made = cells(grid(chosen(["teacher", "labels", "bridge"]), [0.25], 2), 0, 48)
+    assert [(cell.system, cell.seed) for cell in made[-2:]] == [("teacher", 0), ("teacher", 1)]
+    assert [cell.system for cell in made[:4]] == ["labels", "bridge"] * 2
 
 
 def test_smaller_corpora_have_the_core_systems_and_are_part_of_the_larger_one() -> None:
@@ -503,3 +512,21 @@ def test_a_raised_cap_lets_a_frontier_go_on_from_the_cells_that_are_there(tmp_pa
     storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
     for more in ("budget.max_queries=24", "budget.account={name: team, max_usd: 5}"):
         assert list(run.prepare(tiny(*fields, more), asked).kept) == [first.cell.name]
+
+
+def test_a_cap_covers_the_teacher_s_answers_to_test_questions_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in that has 12 test questions to answer: 5, and once there is room the other 7."""
+    monkeypatch.setattr(placement, "check", lambda *_: None)
+
+    def made(cap: int) -> dict[str, Any]:
+        settings = tiny(f"storage={tmp_path}", f"budget.max_queries={cap}")
+        frontier = run.prepare(settings, grid(("teacher",), [0.25], 1))
+        return run.execute(frontier, Progress(Console(quiet=True)), lambda: None)
+
+    with pytest.raises(UserError, match="teacher, 48 rows, seed 0: account tiny-frontier: its cap of 5 queries"):
+        made(5)
+    [cell] = made(20)["cells"]
+    assert (cell["queries"], cell["n"]) == (12, 12)
+    assert asyncio.run(balance(open_store(str(tmp_path / "teacher")), "tiny-frontier")).queries == 12
