@@ -262,7 +262,7 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
         ) from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:
-            raise Lacks(f"{part.name}: {error}") from error
+            raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
         raise
 
 

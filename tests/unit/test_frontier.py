@@ -27,6 +27,7 @@ from bridge_ray.statistics import Correct
 from bridge_ray.teacher.ledger import Cap, balance
 from bridge_ray.teacher.store import open_store
 from bridge_ray.teacher.teach import Payer, Unpaid
+from bridge_ray.training import teacher_assistant
 from tests import browser
 from tests.conftest import TINY
 from tests.unit.test_report import HOSTILE
@@ -456,6 +457,16 @@ def left(name: str, *, before: Stage | None = None, metrics: dict[str, Any] | No
     return Stage(name, 1, {}, {} if before is None else {before.name: before}, lambda work: metrics or {})
 
 
+def writing(name: str, file: str, rows: pa.Table) -> Stage:
+    """A stage that leaves a table."""
+
+    def work(work: Work) -> dict[str, Any]:
+        storage.write_table(storage.join(work.out, file), rows)
+        return BOUGHT if name == "teach" else {}
+
+    return Stage(name, 1, {}, {}, work)
+
+
 def asked_two(before: Stage, system: str = "bridge") -> Stage:
     """A stage evaluate that was asked two questions, of which one was answered correctly."""
 
@@ -490,6 +501,22 @@ def test_a_ranking_that_ends_before_its_budget_ends_no_frontier(
     taught = left("teach", metrics={**BOUGHT, "queries": 11})
     [cell] = executed(tmp_path, ("bridge", asked_two(taught)), monkeypatch=monkeypatch)["cells"]
     assert (cell["queries"], cell["correct"], cell["n"]) == (11, 1, 2)
+
+
+def test_a_cell_whose_ta_has_nothing_to_learn_from_is_left_out_and_the_others_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = tiny()
+    wrong = {"id": 0, "rationale": "So.", "answer": "no", "source": "teacher", "verified": False}
+    corpus = writing("corpus", "train/rows.parquet", table(settings).slice(0, 48))
+    ranking = writing("select", "rows.parquet", pa.table({"id": [0]}))
+    taught = writing("teach", "rationales.parquet", pa.Table.from_pylist([wrong], schema=records.RATIONALE))
+    refined = teacher_assistant.stage(settings.ta, settings.training, 0, corpus, ranking, taught)
+    made = ("bridge", asked_two(refined)), ("direct_labels", asked_two(taught, "direct_labels"))
+    found = executed(tmp_path, *made, monkeypatch=monkeypatch)
+    assert [cell["system"] for cell in found["cells"]] == ["direct_labels"]
+    [missing] = found["missing"]
+    assert missing["reason"].startswith("train_ta: none of the 1 bought rationales could be verified")
 
 
 def test_a_cap_that_is_reached_ends_the_frontier_with_what_to_do(
