@@ -286,9 +286,18 @@ def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: 
         "accuracy": round(correct / rows.num_rows, 4),
         "queries": taught.metrics["queries"] if taught else asked,
         "usd": taught.metrics["usd"] if taught else None if asked else 0.0,
+        "keep": _explained(made.get("amplify")),
         "local_hours": round(sum(part.seconds for part in made.values()) / 3600, 4),
         "fingerprint": planned.fingerprint,
     }
+
+
+def _explained(amplify: Done | None) -> float | None:
+    """The share of the corpus that has a rationale, the teacher's or the TA's; None where the TA explained nothing."""
+    if amplify is None:
+        return None
+    rows = amplify.metrics["rows"]
+    return round(1 - (rows["label_only"] + rows["errored"]) / rows["corpus"], 4)
 
 
 def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Mapping[str, str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from bridge_ray import config, pipeline, placement, records, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
+from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Line, compare, gains, pareto, recommend, resampled, summarise
@@ -501,6 +502,20 @@ def test_a_ranking_that_ends_before_its_budget_ends_no_frontier(
     taught = left("teach", metrics={**BOUGHT, "queries": 11})
     [cell] = executed(tmp_path, ("bridge", asked_two(taught)), monkeypatch=monkeypatch)["cells"]
     assert (cell["queries"], cell["correct"], cell["n"]) == (11, 1, 2)
+
+
+def test_a_forecast_reads_how_much_of_the_corpus_a_cell_s_ta_has_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """16 of 20 rows: 3 have their label alone, and one could not be read."""
+    rows = {"corpus": 20, "teacher": 2, "ta": 12, "ta_hinted": 2, "label_only": 3, "errored": 1}
+    taught = left("teach", metrics=BOUGHT)
+    explained = left("amplify", before=taught, metrics={"rows": rows})
+    made = ("bridge", asked_two(explained)), ("direct", asked_two(taught, "direct"))
+    cells = executed(tmp_path, *made, monkeypatch=monkeypatch)["cells"]
+    assert [(cell["system"], cell["keep"]) for cell in cells] == [("bridge", 0.8), ("direct", None)]
+    measured = read([{**cell, "budget": budget} for cell in cells for budget in (0.1, 0.25, 1.0)], "frontier.json")
+    assert [measured.cells[system][0].corpus for system in ("bridge", "direct")] == [0.8 * 48, 48]
 
 
 def test_a_cell_whose_ta_has_nothing_to_learn_from_is_left_out_and_the_others_are_made(
