@@ -325,7 +325,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
             | {"reason": lacking.get(cell.name, "not yet run")}
             for cell in absent
         ],
-        **summarise(there, answers, asked.reference, base.config.evaluate.resamples),
+        **summarise(there, answers, asked.reference, base.config.evaluate.resamples, asked.split),
         "versions": versions(),
     }
     storage.write_json(storage.join(base.home, "frontier.json"), found)

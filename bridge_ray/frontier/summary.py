@@ -25,8 +25,12 @@ Series = Mapping[int, Correct]  # seed -> the same
 Cells = Sequence[Mapping[str, Any]]  # of frontier.json
 
 SPENT = ("queries", "usd", "local_hours")
-SMALL = 0.01  # a difference that is not worth paying for
+WORTH = 0.02  # a gain from which on more queries are worth paying for
 SEED = 0  # of the bootstrap
+BY_TEST = (
+    " It was chosen by the test questions that are reported, so it may look better on them than it is; --dev asks "
+    "others."
+)
 
 
 @dataclass(frozen=True)
@@ -48,11 +52,11 @@ class Line:
         return {"system": self.system, "budget": self.budget}
 
 
-def summarise(cells: Cells, answers: Answers, reference: float, resamples: int) -> dict[str, Any]:
+def summarise(cells: Cells, answers: Answers, reference: float, resamples: int, split: str) -> dict[str, Any]:
     """The intervals, comparisons, gains, Pareto sets and recommendation of frontier.json.
 
-    ``reference`` is the budget at which systems are compared. The largest number of rows counts in all but the
-    intervals.
+    ``reference`` is the budget at which systems are compared, ``split`` the one that was asked. The largest number of
+    rows counts in all but the intervals.
     """
     found = lines(cells, answers)
     size = max((line.rows for line in found), default=0)
@@ -62,7 +66,7 @@ def summarise(cells: Cells, answers: Answers, reference: float, resamples: int) 
         "comparisons": [compare(one, other, resamples) for one, other in pairs(whole, reference)],
         "gains": gains(whole, reference, resamples),
         "pareto": {spent: [line.name for line in pareto(whole, spent)] for spent in SPENT},
-        "recommendation": recommend([line for line in whole if line.system == "bridge"], resamples),
+        "recommendation": recommend([line for line in whole if line.system == "bridge"], resamples, split),
     }
 
 
@@ -219,12 +223,17 @@ def pareto(whole: Sequence[Line], spent: str) -> list[Line]:
     ]
 
 
-def recommend(bridge: Sequence[Line], resamples: int) -> dict[str, Any]:
-    """Where to stop: the cheapest budget of bridge that cannot be told apart from the best of the larger ones, or is
-    less than 1 point behind it.
+def recommend(bridge: Sequence[Line], resamples: int, split: str) -> dict[str, Any]:
+    """Where to stop: at the cheapest budget of bridge that the best of the larger ones is not ahead of by 2 points or
+    more, with 97.5 % confidence.
 
-    ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse than a larger one and
-    ``budget`` is the largest; or ``unknown``. ``steps`` has what each budget was compared with.
+    Each budget is compared with the best of the larger ones, the smallest first. Where the difference's interval ends
+    below 2 points, it is enough. Where the interval lies above 0, it is worse, and the next one is looked at. Else the
+    interval includes both nothing and a gain worth paying for, and decides nothing.
+
+    ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse and ``budget`` is the largest;
+    or ``unknown``, with the first ``budget`` that nothing was decided about, None where there is too little to compare.
+    ``steps`` has what each budget was compared with. ``split`` is the one whose questions were asked.
     """
     usable = sorted(bridge, key=lambda line: line.budget)
     seeds = min((len(line.answers) for line in usable), default=0)
@@ -234,18 +243,21 @@ def recommend(bridge: Sequence[Line], resamples: int) -> dict[str, Any]:
         return _unknown("a budget was measured with one seed, and training again could change its place")
     steps = [_step(line, usable[number + 1 :], resamples) for number, line in enumerate(usable[:-1])]
     for line, step in zip(usable, steps, strict=False):
-        if step["interval"][0] <= 0 or step["difference"] < SMALL:
-            return _found("stop", line, steps, _stop_reason(line, step))
-    return _found("go on", usable[-1], steps, _go_on_reason(usable, steps[-1]))
+        low, high = step["interval"]
+        if high < WORTH:
+            return _found("stop", line, steps, _stop_reason(line, step), split)
+        if low <= 0:
+            return _found("unknown", line, steps, _undecided_reason(line, step, split), split)
+    return _found("go on", usable[-1], steps, _go_on_reason(usable, steps[-1]), split)
 
 
 def _unknown(reason: str) -> dict[str, Any]:
     return {"verdict": "unknown", "budget": None, "reason": f"Unknown: {reason}.", "steps": []}
 
 
-def _found(verdict: str, line: Line, steps: Sequence[Mapping[str, Any]], reason: str) -> dict[str, Any]:
-    accuracy = round(line.accuracy, 4)
-    return {"verdict": verdict, "budget": line.budget, "accuracy": accuracy, "reason": reason, "steps": steps}
+def _found(verdict: str, line: Line, steps: Sequence[Mapping[str, Any]], reason: str, split: str) -> dict[str, Any]:
+    accuracy, said = round(line.accuracy, 4), reason + (BY_TEST if split == "test" else "")
+    return {"verdict": verdict, "budget": line.budget, "accuracy": accuracy, "reason": said, "steps": steps}
 
 
 def _step(line: Line, larger: Sequence[Line], resamples: int) -> dict[str, Any]:
@@ -258,13 +270,23 @@ def _step(line: Line, larger: Sequence[Line], resamples: int) -> dict[str, Any]:
 
 
 def _stop_reason(line: Line, step: Mapping[str, Any]) -> str:
-    low, high = step["interval"]
-    head = f"Stop at {share(line.budget)}: bridge answers {line.accuracy * 100:.1f} % there."
-    measured = f"{share(step['best'])}, the best of the larger budgets, {_measured_step(step)}"
-    if low > 0:
-        return f"{head} {measured}: better, by less than a point, for {step['queries']:,.0f} queries more."
-    room = f"there may be up to {points(high)} points more in it" if high > 0 else "more queries did not bring more"
-    return f"{head} {measured}: no difference can be told apart at this size, and {room}."
+    high = step["interval"][1]
+    brings = "more queries did not bring more"
+    if high > 0:
+        brings = f"{step['queries']:,.0f} more queries bring at most {points(high)} points"
+    return f"Stop at {share(line.budget)}: bridge answers {line.accuracy * 100:.1f} % there. {_best(step)}: {brings}."
+
+
+def _undecided_reason(line: Line, step: Mapping[str, Any], split: str) -> str:
+    return (
+        f"Unknown: {share(line.budget)} is the cheapest budget that cannot be told apart from a larger one; bridge "
+        f"answers {line.accuracy * 100:.1f} % there. {_best(step)}: that may be nothing, or a gain worth paying for "
+        f"({WORTH * 100:g} points or more). More seeds or more questions (corpus.{split}) would tell."
+    )
+
+
+def _best(step: Mapping[str, Any]) -> str:
+    return f"{share(step['best'])}, the best of the larger budgets, {_measured_step(step)}"
 
 
 def _measured_step(step: Mapping[str, Any]) -> str:
