@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from bridge_ray.config import Config
 from bridge_ray.errors import UserError
 from bridge_ray.frontier import grid, terminal
 from bridge_ray.frontier.grid import Cell, Grid
-from bridge_ray.frontier.summary import summarise
+from bridge_ray.frontier.summary import Bootstrap, summarise
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.pipeline import Run
 from bridge_ray.progress import Progress
@@ -72,6 +73,7 @@ class Frontier:
     grid: Grid
     planned: tuple[Planned, ...]
     kept: Mapping[str, dict[str, Any]]  # cell name -> its numbers, of the cells that are there already
+    questions: Mapping[int, NDArray[np.uint64]]  # see summary.Bootstrap
 
 
 def run(settings: Config, asked: Grid, stop: Stop) -> None:
@@ -92,7 +94,8 @@ def prepare(settings: Config, asked: Grid) -> Frontier:
     planned = tuple(_planned(settings, asked, cell, rows, corpora) for cell in grid.cells(asked, settings.seed, rows))
     kept = {one.cell.name: there for one in planned if (there := _kept(one, base.home)) is not None}
     missing = [one for one in planned if one.cell.name not in kept]
-    frontier = Frontier(base, asked, planned, kept)
+    questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
+    frontier = Frontier(base, asked, planned, kept, questions)
     teaching = [one for one in missing if _will_ask(one, base.root)]
     for one in teaching:
         pipeline.check_terms(Run(one.config, base.corpus, {}, base.root))
@@ -115,6 +118,14 @@ def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict
     several = len(lengths) > 1
     trials = [Trial(one, of(one, asked.split)[1], of(one, "dev")[1] if several else None) for one in lengths]
     return Planned(cell, of(1.0, asked.split)[0], tuple(trials))
+
+
+def _questions(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
+    """A number for each question of the split, in order of their ids: a hash of what is asked. All sizes of a corpus
+    have the same ones, and a file's splits for two seeds have some of them in common."""
+    rows = corpus.filter(pc.equal(corpus["split"], split)).select(["question", "context", "options"]).to_pylist()
+    digests = [hashlib.sha256(json.dumps(row).encode()).digest() for row in rows]
+    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
 
 def _trained(cell: Cell) -> bool:
@@ -306,6 +317,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
     there = [cells[one.cell.name] for one in frontier.planned if one.cell.name in cells]
     absent = [one.cell for one in frontier.planned if one.cell.name not in cells]
     answers = dict(_answers(base.home, frontier.planned, cells))
+    bootstrap = Bootstrap(base.config.evaluate.resamples, frontier.questions)
     found = {
         "name": base.config.name,
         "config": base.config.model_dump(mode="json"),
@@ -325,7 +337,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
             | {"reason": lacking.get(cell.name, "not yet run")}
             for cell in absent
         ],
-        **summarise(there, answers, asked.reference, base.config.evaluate.resamples, asked.split),
+        **summarise(there, answers, asked.reference, bootstrap, asked.split),
         "versions": versions(),
     }
     storage.write_json(storage.join(base.home, "frontier.json"), found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bridge_ray.errors import UserError
 from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
-from bridge_ray.frontier.summary import Line, compare, gains, pareto, recommend, resampled, summarise
+from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
 from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
@@ -33,9 +34,6 @@ from bridge_ray.training import teacher_assistant
 from tests import browser
 from tests.conftest import TINY
 from tests.unit.test_report import HOSTILE
-
-RESAMPLES = 400
-
 
 # --- systems
 
@@ -215,25 +213,45 @@ def line(system: str, budget: float, *right: int, queries: float | None = None, 
     return Line(system, budget, 100, series, {"queries": spent, "usd": spent / 10, "local_hours": None})
 
 
-def test_a_draw_takes_seeds_then_questions() -> None:
+def own(of: int = 100, resamples: int = 400) -> Bootstrap:
+    """Seeds that were each asked other questions."""
+    return Bootstrap(resamples, {seed: np.arange(of, dtype=np.uint64) + seed * of for seed in range(4)})
+
+
+def same(*orders: list[int], resamples: int = 4000) -> Bootstrap:
+    """Seeds that were asked these questions."""
+    return Bootstrap(resamples, {seed: np.array(order, dtype=np.uint64) for seed, order in enumerate(orders)})
+
+
+def test_a_draw_takes_seeds_and_the_same_for_all_systems() -> None:
     one, other = line("bridge", 0.1, 100, 0), line("direct", 0.1, 100, 0)
-    [means] = resampled([one.answers], 2000)
-    assert sorted(set(means)) == [0.0, 0.5, 1.0], "both seeds the same, or one of each"
-    assert [round(float((means == value).mean()), 1) for value in (0.0, 0.5, 1.0)] == [0.2, 0.5, 0.2] or (
-        abs(means.mean() - 0.5) < 0.03
-    )
-    first, second = resampled([one.answers, other.answers], 50)
-    assert (first == second).all(), "all systems are measured on the same seeds and questions"
+    [means] = resampled([one.answers], own(resamples=4000))
+    shares = [float(np.isclose(means, value).mean()) for value in (0.0, 0.5, 1.0)]
+    assert shares == pytest.approx([0.25, 0.5, 0.25], abs=0.03), "both slots the same seed, or one of each"
+    first, second = resampled([one.answers, other.answers], own())
+    assert np.allclose(first, second)
 
 
 def test_one_seed_s_interval_is_over_its_questions() -> None:
-    [means] = resampled([line("bridge", 0.1, 50).answers], 4000)
+    [means] = resampled([line("bridge", 0.1, 50).answers], own(resamples=4000))
     assert abs(means.mean() - 0.5) < 0.005
     assert abs(means.std() - 0.05) < 0.005  # sqrt(0.5 * 0.5 / 100)
 
 
+def test_seeds_that_share_their_questions_are_no_more_questions() -> None:
+    """Both seeds answer the same 50 of 100 correctly, in whatever order they were asked: as sure as one seed is."""
+    asked, right = list(range(100)), answers(50)
+    shared = {0: right, 1: right[::-1].copy()}
+    [means] = resampled([shared], same(asked, asked[::-1]))
+    assert abs(means.std() - 0.05) < 0.003
+    [means] = resampled([shared], same(asked, [*range(99, 49, -1), *range(100, 150)]))
+    assert abs(means.std() - 0.05 * np.sqrt(0.75)) < 0.003, "half of them: (0.5 + 0.5 / 2) of one seed's variance"
+    [means] = resampled([shared], same(asked, list(range(100, 200))))
+    assert abs(means.std() - 0.05 * np.sqrt(0.5)) < 0.003, "none of them: twice as many questions"
+
+
 def test_a_comparison_pairs_seeds_and_questions() -> None:
-    found = compare(line("bridge", 0.1, 80, 70, 60), line("direct", 1.0, 60, 70), RESAMPLES)
+    found = compare(line("bridge", 0.1, 80, 70, 60), line("direct", 1.0, 60, 70), own())
     assert (found["one"], found["other"]) == ({"system": "bridge", "budget": 0.1}, {"system": "direct", "budget": 1.0})
     assert (found["seeds"], found["n"], found["difference"]) == (2, 200, 0.1)  # seeds 0 and 1: +0.2 and 0
     assert (found["mcnemar"]["only_one"], found["mcnemar"]["only_other"]) == (20, 0)
@@ -258,14 +276,14 @@ def test_the_pareto_set_is_what_no_other_student_beats() -> None:
 
 def test_gains_are_ratios_and_null_where_the_denominator_is_small() -> None:
     lines = [line("bridge", 0.05, 75, 75), line("direct", 0.05, 60, 60), line("teacher", 0.0, 90, 90)]
-    found = gains(lines, 0.05, RESAMPLES)
+    found = gains(lines, 0.05, own())
     assert found is not None
     assert (found["relative_gain"], found["gap_closed"]) == (0.25, 0.5)
     low, high = found["relative_gain_interval"]
     assert low < 0.25 < high
     near = [*lines[:2], line("teacher", 0.0, 64, 64)]
-    assert gains(near, 0.05, RESAMPLES) is not None and gains(near, 0.05, RESAMPLES)["gap_closed"] is None  # type: ignore[index]
-    assert gains(lines[1:], 0.05, RESAMPLES) is None
+    assert gains(near, 0.05, own()) is not None and gains(near, 0.05, own())["gap_closed"] is None  # type: ignore[index]
+    assert gains(lines[1:], 0.05, own()) is None
 
 
 def test_stop_where_larger_budgets_are_ahead_by_less_than_2_points_at_most() -> None:
@@ -274,7 +292,7 @@ def test_stop_where_larger_budgets_are_ahead_by_less_than_2_points_at_most() -> 
         line("bridge", 0.1, 298, 296, of=400),
         line("bridge", 1.0, 299, 298, of=400),
     ]
-    found = recommend(bridge, RESAMPLES, "dev")
+    found = recommend(bridge, own(400), "dev")
     assert (found["verdict"], found["budget"]) == ("stop", 0.1)
     assert found["reason"].startswith(
         "Stop at 10 %: bridge answers 74.2 % there. 100 %, the best of the larger budgets, came to +0.4 points "
@@ -287,7 +305,7 @@ def test_stop_where_larger_budgets_are_ahead_by_less_than_2_points_at_most() -> 
 
 def test_a_better_budget_is_passed_over_where_it_is_better_by_too_little() -> None:
     bridge = [line("bridge", 0.1, 1000, 1000, of=2000), line("bridge", 1.0, 1016, 1016, of=2000)]
-    found = recommend(bridge, RESAMPLES, "dev")
+    found = recommend(bridge, own(2000), "dev")
     assert found["steps"][0]["interval"][0] > 0
     assert (found["verdict"], found["budget"]) == ("stop", 0.1)
 
@@ -299,7 +317,7 @@ def test_an_interval_of_both_nothing_and_a_gain_worth_paying_for_decides_nothing
         line("bridge", 0.1, 300, 290, of=400),
         line("bridge", 1.0, 290, 306, of=400),
     ]
-    found = recommend(bridge, RESAMPLES, "dev")
+    found = recommend(bridge, own(400), "dev")
     assert (found["verdict"], found["budget"], found["accuracy"]) == ("unknown", 0.1, 0.7375)
     assert found["reason"].startswith(
         "Unknown: 10 % is the cheapest budget that cannot be told apart from a larger one"
@@ -310,14 +328,12 @@ def test_an_interval_of_both_nothing_and_a_gain_worth_paying_for_decides_nothing
 
 def test_a_choice_by_the_questions_that_are_reported_is_said_to_be_one() -> None:
     bridge = [line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)]
-    assert recommend(bridge, RESAMPLES, "test")["reason"].endswith(
-        "may look better on them than it is; --dev asks others."
-    )
-    assert "--dev" not in recommend(bridge, RESAMPLES, "dev")["reason"]
+    assert recommend(bridge, own(), "test")["reason"].endswith("may look better on them than it is; --dev asks others.")
+    assert "--dev" not in recommend(bridge, own(), "dev")["reason"]
 
 
 def test_go_on_where_every_larger_budget_is_better() -> None:
-    found = recommend([line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)], RESAMPLES, "dev")
+    found = recommend([line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)], own(), "dev")
     assert (found["verdict"], found["budget"]) == ("go on", 0.5)
     assert "what more would bring was not tried" in found["reason"]
 
@@ -331,7 +347,7 @@ def test_go_on_where_every_larger_budget_is_better() -> None:
     ],
 )
 def test_too_few_cells_give_no_recommendation(bridge: list[Line], says: str) -> None:
-    found = recommend(bridge, RESAMPLES, "test")
+    found = recommend(bridge, own(), "test")
     assert (found["verdict"], found["budget"]) == ("unknown", None) and says in found["reason"]
 
 
@@ -383,7 +399,7 @@ def made_up() -> dict[str, Any]:
         },
         "cells": numbers,
         "missing": [],
-        **summarise(numbers, known, 0.05, RESAMPLES, "test"),
+        **summarise(numbers, known, 0.05, own(300), "test"),
         "versions": {"ray": "2.60.0"},
     }
 
@@ -423,12 +439,12 @@ def test_the_terminal_s_table_fits_into_80_columns_and_ends_with_what_to_do() ->
     out = Console(width=80, file=io.StringIO())
     terminal.show(made_up(), "/runs/three-domains", "elsewhere", out)
     said = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "…" not in said and "bridge_no_verification" in said and "72.0 to 77.9 %" in said
+    assert "…" not in said and "bridge_no_verification" in said and "72.4 to 77.7 %" in said
     assert said.endswith("next: bridge-ray forecast three-domains --storage elsewhere\n")
 
 
 def test_a_frontier_that_has_no_cell_yet_has_a_page() -> None:
-    nothing = summarise([], {}, 0.05, RESAMPLES, "test")
+    nothing = summarise([], {}, 0.05, own(), "test")
     page = frontier_page.render({**made_up(), "cells": [], **nothing})
     assert "Unknown: " in page and "<svg" not in page
 
@@ -467,6 +483,21 @@ def test_a_cell_of_another_config_is_refused_and_one_that_is_there_is_not_made_a
     assert run.prepare(settings, asked).kept == {first.cell.name: numbers}
     with pytest.raises(UserError, match=f"{first.cell.name}.json is of another config or corpus; give .* --name"):
         run.prepare(config.changed(settings, {"evaluate.max_tokens": 9}, "tiny"), asked)
+
+
+def test_a_question_of_several_seeds_has_the_same_number_in_all_of_them(tmp_path: Path) -> None:
+    """A file of 14 rows, of which 6 are asked: by two seeds, some of them the same."""
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"question": f"Is {n} odd?", "answer": "no"}) + "\n" for n in range(14)))
+    settings = tiny(f"corpus={{path: {file}, train: 4, dev: 4, test: 6}}", f"storage={tmp_path}")
+    numbers = run.prepare(settings, grid(("student_base",), [0.25], 2)).questions
+    asked = {seed: _questions(table(config.changed(settings, {"seed": seed}, "tiny")), "test") for seed in (0, 1)}
+    pairs = {
+        (text, number) for seed in (0, 1) for text, number in zip(asked[seed], numbers[seed].tolist(), strict=True)
+    }
+    different = {*asked[0], *asked[1]}
+    assert 6 < len(different) < 12, "the seeds share some"
+    assert len(pairs) == len({number for _, number in pairs}) == len(different)
 
 
 def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
@@ -515,7 +546,11 @@ def executed(root: Path, *made: tuple[str, Stage], monkeypatch: pytest.MonkeyPat
         run.Planned(Cell(system, 0.25, 48, 0), settings, (run.Trial(1.0, final, None),)) for system, final in made
     )
     base = pipeline.Run(settings, table(settings), {}, str(root))
-    return run.execute(run.Frontier(base, asked, planned, {}), Progress(Console(quiet=True)), lambda: None)
+    return run.execute(
+        run.Frontier(base, asked, planned, {}, {0: np.arange(2, dtype=np.uint64)}),
+        Progress(Console(quiet=True)),
+        lambda: None,
+    )
 
 
 BOUGHT = {"queries": 12, "budget_queries": 12, "usd": 0.12}
