@@ -49,6 +49,29 @@ def test_every_system_s_line_validates_on_every_recipe(recipe: str) -> None:
     assert len(mixed.curriculum) == len(settings.student.curriculum)
 
 
+UNUSUAL = (
+    "evaluate.by_entropy=true",
+    "amplify.verify=off",
+    "amplify.verify=self_consistency",
+    "amplify.checks=[majority, likeliest, arithmetic, reanswer]",
+    "student.control=answers_only",
+    "ta.taught=false",
+)
+
+
+@pytest.mark.parametrize("field", UNUSUAL)
+@pytest.mark.parametrize("recipe", sorted(config.recipes()))
+def test_every_system_s_line_validates_on_unusual_recipes_too(recipe: str, field: str) -> None:
+    settings = config.load(recipe, [field, *(["evaluate.systems=[ta_base]"] if "by_entropy" in field else [])])
+    made = {name: configured(settings, name) for name in SYSTEMS}
+    assert not any(one.evaluate.by_entropy for one in made.values()), "a cell has one system, and no use for it"
+    verified = "self_consistency" if "self" in field else "gold"
+    for asked in ("majority", "likeliest", "arithmetic", "reanswer"):
+        amplify = made[f"bridge_{asked}"].amplify
+        assert (amplify.checks, amplify.verify) == ((asked,), verified), "a check looks at verified replies"
+    assert made["bridge"].amplify == settings.amplify
+
+
 def test_names_are_put_into_reading_order_and_the_teacher_must_be_asked_for() -> None:
     assert chosen(["bridge", "labels"]) == ("labels", "bridge")
     assert set(chosen(["all"])) == SYSTEMS.keys() - {"teacher"}
