@@ -279,7 +279,8 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
 
 def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:
     """What frontier.json says of a cell. Its cost is that of its model in an empty storage: what the teacher was asked
-    and paid, and the seconds of all local stages that the model was made by, each counted whole."""
+    and paid, and the seconds of all local stages that the model was made by, each counted whole and with all attempts
+    that an interruption took."""
     parts = [done(part, root) for part in upstream(trial.final)[:-1]]
     made = {part.name: part for part in parts if part is not None}
     assert len(made) == len(parts), "a stage of the cell is not done"
