@@ -280,7 +280,8 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
 def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:
     """What frontier.json says of a cell. Its cost is that of its model in an empty storage: what the teacher was asked
     and paid, and the seconds of all local stages that the model was made by, each counted whole and with all attempts
-    that an interruption took."""
+    that an interruption took. ``precision`` are the number formats that its models were trained in, one if all is well.
+    """
     parts = [done(part, root) for part in upstream(trial.final)[:-1]]
     made = {part.name: part for part in parts if part is not None}
     assert len(made) == len(parts), "a stage of the cell is not done"
@@ -299,6 +300,7 @@ def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: 
         "queries": taught.metrics["queries"] if taught else asked,
         "usd": taught.metrics["usd"] if taught else None if asked else 0.0,
         "keep": _explained(made.get("amplify")),
+        "precision": sorted({part.metrics["precision"] for part in made.values() if "precision" in part.metrics}),
         "local_hours": round(sum(part.seconds for part in made.values()) / 3600, 4),
         "fingerprint": planned.fingerprint,
     }

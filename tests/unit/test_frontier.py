@@ -602,6 +602,20 @@ def test_a_forecast_reads_how_much_of_the_corpus_a_cell_s_ta_has_explained(
     assert [measured.cells[system][0].corpus for system in ("bridge", "direct")] == [0.8 * 48, 48]
 
 
+def test_a_cell_says_in_which_number_formats_its_models_were_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The TA on a GPU and the student on a CPU, say; student_base was not trained."""
+    refined = left("train_ta", before=left("teach", metrics=BOUGHT), metrics={"precision": "fp32"})
+    taught = left("train_student", before=refined, metrics={"precision": "bf16"})
+    made = ("bridge", asked_two(taught)), ("ta", asked_two(refined, "ta"))
+    base = ("student_base", asked_two(left("student_init"), "student_base"))
+    found = executed(tmp_path, *made, base, monkeypatch=monkeypatch)
+    formats = {cell["system"]: cell["precision"] for cell in found["cells"]}
+    assert formats == {"bridge": ["bf16", "fp32"], "ta": ["fp32"], "student_base": []}
+    assert "bf16, fp32" in (tmp_path / "runs" / "tiny" / "frontier.html").read_text()
+
+
 def test_a_cell_whose_ta_has_nothing_to_learn_from_is_left_out_and_the_others_are_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
