@@ -54,7 +54,7 @@ def stage(
         model_hash, known = train_ta.fingerprint, {}
         inputs["train_ta"] = train_ta
     work = partial(run, settings=settings, ta=ta, model_hash=model_hash, seed=seed)
-    return Stage("amplify", 2, _identity(settings, ta, seed) | known, inputs, work)
+    return Stage("amplify", _version(settings), _identity(settings, ta, seed) | known, inputs, work)
 
 
 def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Stage | None) -> Stage:
@@ -62,7 +62,12 @@ def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Sta
     known = {"ta": models.identity(ta.model), "adapter": ta.adapter and models.identity(ta.adapter)}
     inputs = {"corpus": corpus} | ({"merge_ta": merged} if merged else {})
     work = partial(run_alone, settings=settings, ta=ta, model_hash=":".join(filter(None, known.values())), seed=seed)
-    return Stage("amplify", 2, _identity(settings, ta, seed) | known, inputs, work)
+    return Stage("amplify", _version(settings), _identity(settings, ta, seed) | known, inputs, work)
+
+
+def _version(settings: Amplify) -> int:
+    """3: no reasoning is no longer re-answered. Without that check nothing has changed, so stages are found again."""
+    return 3 if "reanswer" in settings.checks else 2
 
 
 def _identity(settings: Amplify, ta: TA, seed: int) -> dict[str, Any]:
@@ -317,8 +322,10 @@ class AmplifyCourse:
         return True
 
     async def _reanswered(self, row: Mapping[str, Any], rationale: str, ask: Ask, tried: Tried) -> bool:
-        """Whether the un-hinted TA comes to the answer again from the reasoning alone."""
+        """Whether the un-hinted TA comes to the answer again from the reasoning alone; from none it could but guess."""
         reasoning = without_conclusion(rationale, row["answer"], row["answer_type"], row["options"])
+        if not reasoning:
+            return False
         room = REANSWER_TOKENS + len(row["answer"].encode())  # a token is at least a byte
         reply = (await ask(prompts.reanswer(row, reasoning), max_tokens=room))[0]
         tried.replies.append(reply)

@@ -26,6 +26,7 @@ from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract
 from bridge_ray.answers.verify import majority, matches
 from bridge_ray.config import Evaluate, Score
+from bridge_ray.errors import UserError
 from bridge_ray.inference.engine import Ask, RowFault
 from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.models import identity as model_identity
@@ -34,7 +35,8 @@ from bridge_ray.selection.entropy import tenths
 from bridge_ray.selection.score import ScoreCourse
 from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import gap, paired, summary
-from bridge_ray.teacher.teach import Terms, purchase, tally
+from bridge_ray.teacher.buy import Purchases
+from bridge_ray.teacher.teach import Terms, account_name, purchase, tally
 
 # system -> the stage that leaves its model/
 MODELS = {
@@ -204,12 +206,17 @@ def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> d
 
 
 def _ask_teacher(work: Work, terms: Terms, split: str) -> tuple[pa.Table, int]:
-    """The teacher's answers to the split's questions, without a hint, and the queries that they took."""
+    """The teacher's answers to the split's questions, without a hint, and the queries that they took.
+
+    Whoever pays for rationales pays for these too. Raises UserError where that has no room for all of them: of some
+    questions alone, an accuracy could not be compared.
+    """
     rows = storage.read_table(storage.join(work.inputs["corpus"], split)).to_pylist()
     unguided = replace(terms, teacher=terms.teacher.model_copy(update={"guided": False}))
     limit = len(rows)
     with work.progress.task("evaluate teacher", limit, "queries") as task:
         purchases = purchase(rows, unguided, work, limit, None, task)
+    _check_all_asked(purchases, len(rows), terms, work, split)
     by_id = {row["id"]: row for row in purchases.rows}
     predictions = [
         {
@@ -223,6 +230,20 @@ def _ask_teacher(work: Work, terms: Terms, split: str) -> tuple[pa.Table, int]:
         for row in rows
     ]
     return pa.Table.from_pylist(predictions, schema=records.PREDICTION), tally(purchases, limit)["queries"]
+
+
+def _check_all_asked(purchases: Purchases, wanted: int, terms: Terms, work: Work, split: str) -> None:
+    missing = wanted - len(purchases.rows)
+    if not missing:
+        return
+    account = terms.payer.account if terms.payer else account_name(terms.account, work.stage, work.fingerprint)
+    why = f"queries whose fate was lost count as well; give them back with `bridge-ray ledger release {account}`"
+    if purchases.unpaid:
+        why = f"budget.account {account} has no more room; raise its cap"
+    raise UserError(
+        f"evaluate: the teacher was not asked {missing} of the {wanted} {split} questions: {why}, or leave teacher out "
+        "of evaluate.systems"
+    )
 
 
 def _correct(rows: pa.Table) -> np.ndarray:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,6 +21,8 @@ from typing import Any
 from bridge_ray import storage
 from bridge_ray.config import Engine, Training
 from bridge_ray.progress import Progress
+
+BEAT = 60.0  # seconds between two notes of how long an attempt has taken
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished stage: where its output is, its metrics, and whether this call did the work."""
+    """A finished stage: where its output is, its metrics, the seconds of all attempts at it, and whether this call did
+    the work."""
 
     name: str
     fingerprint: str
@@ -119,11 +124,41 @@ def perform(
         return before
     out = location(stage, root)
     inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
-    started = time.monotonic()
-    metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint, watch))
-    seconds = round(time.monotonic() - started, 1)
+    with _timed(storage.join(out, "attempts.json")) as spent:
+        metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint, watch))
+        seconds = spent()
     storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
     return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)
+
+
+@contextmanager
+def _timed(path: str) -> Iterator[Callable[[], float]]:
+    """Tells the seconds of this attempt and of those before it, which are kept at ``path``: of one that was killed all
+    but its last minute."""
+    before = (storage.read_json(path) or {"seconds": 0.0})["seconds"]
+    started, over = time.monotonic(), threading.Event()
+
+    def spent() -> float:
+        return round(before + time.monotonic() - started, 1)
+
+    def keep() -> None:
+        with suppress(Exception):  # it only says how long the work took: the work goes on, or has its own reason to end
+            storage.write_json(path, {"seconds": spent()})
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            keep()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield spent
+    except BaseException:
+        keep()
+        raise
+    finally:
+        over.set()
+        thread.join()
 
 
 def _manifest(stage: Stage, metrics: dict[str, Any], seconds: float) -> dict[str, Any]:

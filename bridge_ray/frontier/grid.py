@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from bridge_ray import config
 from bridge_ray.config import Config, Phase, SharedAccount
 from bridge_ray.errors import UserError
-from bridge_ray.frontier.systems import SYSTEMS, configured
+from bridge_ray.frontier.systems import ASKED_FOR, SYSTEMS, configured
 from bridge_ray.selection.rank import examples_in_budget
+from bridge_ray.teacher.ledger import Cap
+from bridge_ray.teacher.teach import Payer
 
 REFERENCE = 0.05
+
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,8 @@ def check(asked: Grid, settings: Config, rows: int) -> None:
 
 
 def cells(asked: Grid, first_seed: int, rows: int) -> list[Cell]:
-    """The grid's cells in the order in which they are made: seed by seed, what is cheap and shared first.
+    """The grid's cells in the order in which they are made: seed by seed, what is cheap and shared first, and the
+    teacher's own last, so that of a cap they take what the rationales leave.
 
     ``rows`` are the recipe's training rows. A smaller corpus has the core systems alone.
     """
@@ -102,7 +108,7 @@ def cells(asked: Grid, first_seed: int, rows: int) -> list[Cell]:
         for size in sizes:
             of_size = [cell for name in asked.systems for cell in _of(name, asked, size, seed, size == sizes[0])]
             found += sorted(of_size, key=lambda cell: _turn(cell, asked))
-    return found
+    return sorted(found, key=lambda cell: cell.system in ASKED_FOR)
 
 
 def _of(name: str, asked: Grid, rows: int, seed: int, whole: bool) -> list[Cell]:
@@ -133,14 +139,28 @@ def settings_of(base: Config, asked: Grid, cell: Cell, rows: int, length: float 
 
 
 def _budget(base: Config, share: float) -> Config:
-    """With a share of the rows as the budget. What else bounds the recipe's bounds the whole frontier: its cap is an
-    account's, that all cells pay from."""
-    bounds = base.budget
-    account = bounds.account
-    if account is None and (bounds.max_queries is not None or bounds.max_usd is not None):
-        account = SharedAccount(name=f"{base.name}-frontier", max_queries=bounds.max_queries, max_usd=bounds.max_usd)
-    budget = config.Budget(fraction=share, max_queries=None, max_usd=None, account=account)
-    return base.model_copy(update={"budget": budget})
+    """With a share of the rows as the budget, and nothing else: who pays, and how much at most, is no part of a cell,
+    see ``payer``."""
+    return base.model_copy(update={"budget": config.Budget(fraction=share)})
+
+
+def payer(base: Config) -> Payer | None:
+    """The account that all cells pay from, under what else bounds the recipe; None where nothing does.
+
+    It pays for all that the teacher is asked: rationales, and test questions where the teacher is a system. Where an
+    account and bounds are both given, the lower ones count. A cell that was made under a lower cap is the same cell: a
+    higher one lets the frontier go on.
+    """
+    shared = base.budget.account
+    bounds: list[config.Budget | SharedAccount] = [base.budget, *([] if shared is None else [shared])]
+    queries, usd = _lowest(one.max_queries for one in bounds), _lowest(one.max_usd for one in bounds)
+    if queries is None and usd is None:
+        return None
+    return Payer(shared.name if shared else f"{base.name}-frontier", Cap(queries, usd))
+
+
+def _lowest(bounds: Iterable[Number | None]) -> Number | None:
+    return min((bound for bound in bounds if bound is not None), default=None)
 
 
 def _stretched(phase: Phase, length: float) -> Phase:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -24,7 +25,7 @@ from bridge_ray.config import Config
 from bridge_ray.errors import UserError
 from bridge_ray.frontier import grid, terminal
 from bridge_ray.frontier.grid import Cell, Grid
-from bridge_ray.frontier.summary import summarise
+from bridge_ray.frontier.summary import Bootstrap, summarise
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.pipeline import Run
 from bridge_ray.progress import Progress
@@ -34,6 +35,7 @@ from bridge_ray.report.write import versions
 from bridge_ray.stage import Done, Stage, done, perform
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
+from bridge_ray.teacher.teach import Unpaid
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
 MAY_LACK_ROWS = (*placement.TRAINERS, "amplify")  # stages that a cell may have too little for: the others go on
@@ -71,6 +73,7 @@ class Frontier:
     grid: Grid
     planned: tuple[Planned, ...]
     kept: Mapping[str, dict[str, Any]]  # cell name -> its numbers, of the cells that are there already
+    questions: Mapping[int, NDArray[np.uint64]]  # see summary.Bootstrap
 
 
 def run(settings: Config, asked: Grid, stop: Stop) -> None:
@@ -91,7 +94,8 @@ def prepare(settings: Config, asked: Grid) -> Frontier:
     planned = tuple(_planned(settings, asked, cell, rows, corpora) for cell in grid.cells(asked, settings.seed, rows))
     kept = {one.cell.name: there for one in planned if (there := _kept(one, base.home)) is not None}
     missing = [one for one in planned if one.cell.name not in kept]
-    frontier = Frontier(base, asked, planned, kept)
+    questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
+    frontier = Frontier(base, asked, planned, kept, questions)
     teaching = [one for one in missing if _will_ask(one, base.root)]
     for one in teaching:
         pipeline.check_terms(Run(one.config, base.corpus, {}, base.root))
@@ -108,12 +112,20 @@ def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict
         place = (cell.seed, cell.rows)
         if place not in corpora:
             corpora[place] = pipeline.read(made).corpus
-        return made, pipeline.stages(made, corpora[place])["evaluate"]
+        return made, pipeline.stages(made, corpora[place], grid.payer(settings))["evaluate"]
 
     lengths = asked.lengths if _trained(cell) else (1.0,)
     several = len(lengths) > 1
     trials = [Trial(one, of(one, asked.split)[1], of(one, "dev")[1] if several else None) for one in lengths]
     return Planned(cell, of(1.0, asked.split)[0], tuple(trials))
+
+
+def _questions(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
+    """A number for each question of the split, in order of their ids: a hash of what is asked. All sizes of a corpus
+    have the same ones, and a file's splits for two seeds have some of them in common."""
+    rows = corpus.filter(pc.equal(corpus["split"], split)).select(["question", "context", "options"]).to_pylist()
+    digests = [hashlib.sha256(json.dumps(row).encode()).digest() for row in rows]
+    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
 
 def _trained(cell: Cell) -> bool:
@@ -253,23 +265,23 @@ def _perform(
 def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress) -> Done:
     settings = planned.config
     try:
-        finished = perform(part, frontier.base.root, settings.name, settings.engine, settings.training, progress)
+        return perform(part, frontier.base.root, settings.name, settings.engine, settings.training, progress)
+    except Unpaid as error:
+        raise UserError(
+            f"{planned.cell}: {error}; raise it (budget.max_queries, budget.max_usd or budget.account), or leave "
+            "larger --budgets out, and run it again: the cells that are there stay"
+        ) from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:
-            raise Lacks(f"{part.name}: {error}") from error
+            raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
         raise
-    if part.name == BOUGHT and finished.metrics["queries"] < finished.metrics["budget_queries"]:
-        raise UserError(
-            f"{planned.cell}: the account's cap ended the purchase at {finished.metrics['queries']} of "
-            f"{finished.metrics['budget_queries']} queries; raise budget.max_usd, max_queries or the account's, or "
-            "leave larger --budgets out"
-        )
-    return finished
 
 
 def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:
     """What frontier.json says of a cell. Its cost is that of its model in an empty storage: what the teacher was asked
-    and paid, and the seconds of all local stages that the model was made by, each counted whole."""
+    and paid, and the seconds of all local stages that the model was made by, each counted whole and with all attempts
+    that an interruption took. ``precision`` are the number formats that its models were trained in, one if all is well.
+    """
     parts = [done(part, root) for part in upstream(trial.final)[:-1]]
     made = {part.name: part for part in parts if part is not None}
     assert len(made) == len(parts), "a stage of the cell is not done"
@@ -287,9 +299,19 @@ def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: 
         "accuracy": round(correct / rows.num_rows, 4),
         "queries": taught.metrics["queries"] if taught else asked,
         "usd": taught.metrics["usd"] if taught else None if asked else 0.0,
+        "keep": _explained(made.get("amplify")),
+        "precision": sorted({part.metrics["precision"] for part in made.values() if "precision" in part.metrics}),
         "local_hours": round(sum(part.seconds for part in made.values()) / 3600, 4),
         "fingerprint": planned.fingerprint,
     }
+
+
+def _explained(amplify: Done | None) -> float | None:
+    """The share of the corpus that has a rationale, the teacher's or the TA's; None where the TA explained nothing."""
+    if amplify is None:
+        return None
+    rows = amplify.metrics["rows"]
+    return round(1 - (rows["label_only"] + rows["errored"]) / rows["corpus"], 4)
 
 
 def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Mapping[str, str]) -> dict[str, Any]:
@@ -298,6 +320,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
     there = [cells[one.cell.name] for one in frontier.planned if one.cell.name in cells]
     absent = [one.cell for one in frontier.planned if one.cell.name not in cells]
     answers = dict(_answers(base.home, frontier.planned, cells))
+    bootstrap = Bootstrap(base.config.evaluate.resamples, frontier.questions)
     found = {
         "name": base.config.name,
         "config": base.config.model_dump(mode="json"),
@@ -317,7 +340,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
             | {"reason": lacking.get(cell.name, "not yet run")}
             for cell in absent
         ],
-        **summarise(there, answers, asked.reference, base.config.evaluate.resamples),
+        **summarise(there, answers, asked.reference, bootstrap, asked.split),
         "versions": versions(),
     }
     storage.write_json(storage.join(base.home, "frontier.json"), found)

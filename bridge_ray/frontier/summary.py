@@ -1,9 +1,10 @@
 """How sure a frontier is: intervals, comparisons, the Pareto sets, and where to stop. Numbers in, numbers out.
 
 A *line* is a system at a budget and a number of training rows, measured with one or several seeds. Its accuracy is the
-mean over its seeds. Intervals are 95 % percentile intervals of a bootstrap that draws seeds, and then each seed's
-questions; between two lines, the same seeds and questions for both, of the seeds that both have. With one seed they
-are over questions alone, and do not cover training again.
+mean over its seeds. Intervals are 95 % percentile intervals of a bootstrap over seeds and questions; between two lines,
+the same seeds and questions for both, of the seeds that both have. A question that several seeds were asked is one
+question, however many answers there are: what is hard for one seed is hard for another. With one seed, intervals are
+over questions alone, and do not cover training again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,22 @@ Series = Mapping[int, Correct]  # seed -> the same
 Cells = Sequence[Mapping[str, Any]]  # of frontier.json
 
 SPENT = ("queries", "usd", "local_hours")
-SMALL = 0.01  # a difference that is not worth paying for
+WORTH = 0.02  # a gain from which on more queries are worth paying for
 SEED = 0  # of the bootstrap
+BLOCK = 256  # draws that are held in memory at once
+BY_TEST = (
+    " It was chosen by the test questions that are reported, so it may look better on them than it is; --dev asks "
+    "others."
+)
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often accuracies are drawn again, and over what: seed -> a number for each question that it was asked, in
+    order of their ids, which is the same for the same question whatever the seed."""
+
+    resamples: int
+    questions: Mapping[int, NDArray[np.uint64]]
 
 
 @dataclass(frozen=True)
@@ -48,21 +64,21 @@ class Line:
         return {"system": self.system, "budget": self.budget}
 
 
-def summarise(cells: Cells, answers: Answers, reference: float, resamples: int) -> dict[str, Any]:
+def summarise(cells: Cells, answers: Answers, reference: float, bootstrap: Bootstrap, split: str) -> dict[str, Any]:
     """The intervals, comparisons, gains, Pareto sets and recommendation of frontier.json.
 
-    ``reference`` is the budget at which systems are compared. The largest number of rows counts in all but the
-    intervals.
+    ``reference`` is the budget at which systems are compared, ``split`` the one that was asked. The largest number of
+    rows counts in all but the intervals.
     """
     found = lines(cells, answers)
     size = max((line.rows for line in found), default=0)
     whole = [line for line in found if line.rows == size]
     return {
-        "intervals": [_measured(line, resamples) for line in found],
-        "comparisons": [compare(one, other, resamples) for one, other in pairs(whole, reference)],
-        "gains": gains(whole, reference, resamples),
+        "intervals": [_measured(line, bootstrap) for line in found],
+        "comparisons": [compare(one, other, bootstrap) for one, other in pairs(whole, reference)],
+        "gains": gains(whole, reference, bootstrap),
         "pareto": {spent: [line.name for line in pareto(whole, spent)] for spent in SPENT},
-        "recommendation": recommend([line for line in whole if line.system == "bridge"], resamples),
+        "recommendation": recommend([line for line in whole if line.system == "bridge"], bootstrap, split),
     }
 
 
@@ -89,8 +105,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _measured(line: Line, resamples: int) -> dict[str, Any]:
-    [means] = resampled([line.answers], resamples)
+def _measured(line: Line, bootstrap: Bootstrap) -> dict[str, Any]:
+    [means] = resampled([line.answers], bootstrap)
     return {
         **line.name,
         "rows": line.rows,
@@ -102,24 +118,37 @@ def _measured(line: Line, resamples: int) -> dict[str, Any]:
     }
 
 
-def resampled(series: Sequence[Series], resamples: int) -> NDArray[np.float64]:
-    """Accuracies of several systems in each of ``resamples`` draws: (systems, resamples).
+def resampled(series: Sequence[Series], bootstrap: Bootstrap) -> NDArray[np.float64]:
+    """Accuracies of several systems in each draw of the bootstrap: (systems, resamples).
 
-    A draw takes as many seeds as there are, with replacement, and for each of them as many of its questions; all
-    systems are measured on the same ones.
+    A draw takes as many seeds as there are, with replacement, and gives each of their questions a random weight (a
+    Bayesian bootstrap; Rubin 1981). A question that several seeds were asked has one weight for all of them (which errs
+    on the wide side; Owen 2007), one that a single seed was asked has a new one each time that the seed is taken. All
+    systems are measured on the same draws.
     """
     seeds = sorted(series[0])
     assert seeds and all(sorted(one) == seeds for one in series), "the systems have not the same seeds"
+    values = [np.stack([one[seed] for one in series]).astype(np.float32) for seed in seeds]
+    shared = _shared([bootstrap.questions[seed] for seed in seeds])
     generator = np.random.default_rng(SEED)
-    drawn = generator.integers(len(seeds), size=(resamples, len(seeds)))
-    total = np.zeros((len(series), resamples))
-    for number, seed in enumerate(seeds):
-        values = np.stack([one[seed] for one in series])
-        for slot in range(len(seeds)):
-            places = np.flatnonzero(drawn[:, slot] == number)
-            items = generator.integers(values.shape[1], size=(len(places), values.shape[1]))
-            total[:, places] += values[:, items].mean(axis=2)
+    total = np.zeros((len(series), bootstrap.resamples))
+    for start in range(0, bootstrap.resamples, BLOCK):
+        drawn = generator.integers(len(seeds), size=(min(BLOCK, bootstrap.resamples - start), len(seeds)))
+        common = generator.standard_exponential((len(drawn), 1 + max(map(np.max, shared))), np.float32)
+        for slot, number in product(range(len(seeds)), repeat=2):
+            taken = np.flatnonzero(drawn[:, slot] == number)
+            weights = generator.standard_exponential((len(taken), values[number].shape[1]), np.float32)
+            those = np.flatnonzero(shared[number] >= 0)
+            weights[:, those] = common[np.ix_(taken, shared[number][those])]
+            total[:, start + taken] += np.einsum("sq,dq->sd", values[number], weights) / weights.sum(axis=1)
     return total / len(seeds)
+
+
+def _shared(asked: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.int64]]:
+    """For each seed's questions, their places among those that were asked more than once; -1 for the others."""
+    _, places, times = np.unique(np.concatenate(asked), return_inverse=True, return_counts=True)
+    ranks = np.where(times > 1, np.cumsum(times > 1) - 1, -1)
+    return np.split(ranks[places], np.cumsum([len(questions) for questions in asked])[:-1])
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:
@@ -152,12 +181,12 @@ def _on(line: Line, seeds: Sequence[int]) -> Series:
     return {seed: line.answers[seed] for seed in seeds}
 
 
-def compare(one: Line, other: Line, resamples: int) -> dict[str, Any]:
+def compare(one: Line, other: Line, bootstrap: Bootstrap) -> dict[str, Any]:
     """The difference of two lines on the seeds and questions that both have, with its interval; and McNemar's test on
     all of these questions together, which takes them for independent."""
     seeds = shared([one, other])
     mine, theirs = _on(one, seeds), _on(other, seeds)
-    ours, rivals = resampled([mine, theirs], resamples)
+    ours, rivals = resampled([mine, theirs], bootstrap)
     pooled = [np.concatenate([answers[seed] for seed in seeds]) for answers in (mine, theirs)]
     difference = np.mean([mine[seed].mean() - theirs[seed].mean() for seed in seeds])
     return {
@@ -172,7 +201,7 @@ def compare(one: Line, other: Line, resamples: int) -> dict[str, Any]:
     }
 
 
-def gains(whole: Sequence[Line], reference: float, resamples: int) -> dict[str, Any] | None:
+def gains(whole: Sequence[Line], reference: float, bootstrap: Bootstrap) -> dict[str, Any] | None:
     """What BRIDGE brings at the reference budget; None without bridge and direct there.
 
     ``relative_gain`` is (bridge - direct) / direct, None where direct has nothing right; ``gap_closed`` is
@@ -187,7 +216,7 @@ def gains(whole: Sequence[Line], reference: float, resamples: int) -> dict[str, 
     seeds = shared([found[name] for name in names])
     series = [_on(found[name], seeds) for name in names]
     values = [float(np.mean([correct.mean() for correct in one.values()])) for one in series]
-    draws = resampled(series, resamples)
+    draws = resampled(series, bootstrap)
     known: dict[str, Any] = {"budget": reference, "seeds": len(seeds)}
     known |= _ratio("relative_gain", values[0] - values[1], values[1], draws[0] - draws[1], draws[1], 0.0)
     if "teacher" not in names:
@@ -219,12 +248,17 @@ def pareto(whole: Sequence[Line], spent: str) -> list[Line]:
     ]
 
 
-def recommend(bridge: Sequence[Line], resamples: int) -> dict[str, Any]:
-    """Where to stop: the cheapest budget of bridge that cannot be told apart from the best of the larger ones, or is
-    less than 1 point behind it.
+def recommend(bridge: Sequence[Line], bootstrap: Bootstrap, split: str) -> dict[str, Any]:
+    """Where to stop: at the cheapest budget of bridge that the best of the larger ones is not ahead of by 2 points or
+    more, with 97.5 % confidence.
 
-    ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse than a larger one and
-    ``budget`` is the largest; or ``unknown``. ``steps`` has what each budget was compared with.
+    Each budget is compared with the best of the larger ones, the smallest first. Where the difference's interval ends
+    below 2 points, it is enough. Where the interval lies above 0, it is worse, and the next one is looked at. Else the
+    interval includes both nothing and a gain worth paying for, and decides nothing.
+
+    ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse and ``budget`` is the largest;
+    or ``unknown``, with the first ``budget`` that nothing was decided about, None where there is too little to compare.
+    ``steps`` has what each budget was compared with. ``split`` is the one whose questions were asked.
     """
     usable = sorted(bridge, key=lambda line: line.budget)
     seeds = min((len(line.answers) for line in usable), default=0)
@@ -232,39 +266,52 @@ def recommend(bridge: Sequence[Line], resamples: int) -> dict[str, Any]:
         return _unknown(f"bridge was measured at {len(usable)} of the two budgets that a comparison needs")
     if seeds < 2 or len(shared(usable)) < 2:
         return _unknown("a budget was measured with one seed, and training again could change its place")
-    steps = [_step(line, usable[number + 1 :], resamples) for number, line in enumerate(usable[:-1])]
+    steps = [_step(line, usable[number + 1 :], bootstrap) for number, line in enumerate(usable[:-1])]
     for line, step in zip(usable, steps, strict=False):
-        if step["interval"][0] <= 0 or step["difference"] < SMALL:
-            return _found("stop", line, steps, _stop_reason(line, step))
-    return _found("go on", usable[-1], steps, _go_on_reason(usable, steps[-1]))
+        low, high = step["interval"]
+        if high < WORTH:
+            return _found("stop", line, steps, _stop_reason(line, step), split)
+        if low <= 0:
+            return _found("unknown", line, steps, _undecided_reason(line, step, split), split)
+    return _found("go on", usable[-1], steps, _go_on_reason(usable, steps[-1]), split)
 
 
 def _unknown(reason: str) -> dict[str, Any]:
     return {"verdict": "unknown", "budget": None, "reason": f"Unknown: {reason}.", "steps": []}
 
 
-def _found(verdict: str, line: Line, steps: Sequence[Mapping[str, Any]], reason: str) -> dict[str, Any]:
-    accuracy = round(line.accuracy, 4)
-    return {"verdict": verdict, "budget": line.budget, "accuracy": accuracy, "reason": reason, "steps": steps}
+def _found(verdict: str, line: Line, steps: Sequence[Mapping[str, Any]], reason: str, split: str) -> dict[str, Any]:
+    accuracy, said = round(line.accuracy, 4), reason + (BY_TEST if split == "test" else "")
+    return {"verdict": verdict, "budget": line.budget, "accuracy": accuracy, "reason": said, "steps": steps}
 
 
-def _step(line: Line, larger: Sequence[Line], resamples: int) -> dict[str, Any]:
+def _step(line: Line, larger: Sequence[Line], bootstrap: Bootstrap) -> dict[str, Any]:
     """The best of the larger budgets against a budget."""
     best = max(larger, key=lambda other: (other.accuracy, -other.budget))
-    found = compare(best, line, resamples)
+    found = compare(best, line, bootstrap)
     queries = (best.spent["queries"] or 0) - (line.spent["queries"] or 0)
     kept = ("difference", "interval", "seeds", "n")
     return {"budget": line.budget, "best": best.budget, "queries": queries} | {key: found[key] for key in kept}
 
 
 def _stop_reason(line: Line, step: Mapping[str, Any]) -> str:
-    low, high = step["interval"]
-    head = f"Stop at {share(line.budget)}: bridge answers {line.accuracy * 100:.1f} % there."
-    measured = f"{share(step['best'])}, the best of the larger budgets, {_measured_step(step)}"
-    if low > 0:
-        return f"{head} {measured}: better, by less than a point, for {step['queries']:,.0f} queries more."
-    room = f"there may be up to {points(high)} points more in it" if high > 0 else "more queries did not bring more"
-    return f"{head} {measured}: no difference can be told apart at this size, and {room}."
+    high = step["interval"][1]
+    brings = "more queries did not bring more"
+    if high > 0:
+        brings = f"{step['queries']:,.0f} more queries bring at most {points(high)} points"
+    return f"Stop at {share(line.budget)}: bridge answers {line.accuracy * 100:.1f} % there. {_best(step)}: {brings}."
+
+
+def _undecided_reason(line: Line, step: Mapping[str, Any], split: str) -> str:
+    return (
+        f"Unknown: {share(line.budget)} is the cheapest budget that cannot be told apart from a larger one; bridge "
+        f"answers {line.accuracy * 100:.1f} % there. {_best(step)}: that may be nothing, or a gain worth paying for "
+        f"({WORTH * 100:g} points or more). More seeds or more questions (corpus.{split}) would tell."
+    )
+
+
+def _best(step: Mapping[str, Any]) -> str:
+    return f"{share(step['best'])}, the best of the larger budgets, {_measured_step(step)}"
 
 
 def _measured_step(step: Mapping[str, Any]) -> str:

@@ -85,11 +85,17 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def configured(settings: Config, name: str) -> Config:
-    """The config under which the system's model is made, and evaluated alone. Raises UserError."""
+    """The config under which the system's model is made, and evaluated alone. Raises UserError.
+
+    Whatever the recipe says of verification, a system with a check has one: a check looks at verified replies.
+    """
     system, phases = SYSTEMS[name], range(len(settings.student.curriculum))
     fields = {
         path.replace("*", str(phase)): value
         for path, value in system.overrides.items()
         for phase in (phases if "*" in path else [0])
     }
-    return config.changed(settings, {**fields, "evaluate.systems": [system.answers]}, settings.name)
+    if fields.get("amplify.checks") and settings.amplify.verify == "off":
+        fields["amplify.verify"] = "gold"
+    alone = {"evaluate.systems": [system.answers], "evaluate.by_entropy": False}  # which needs the TA beside it
+    return config.changed(settings, {**fields, **alone}, settings.name)

@@ -106,6 +106,7 @@ def render(found: Mapping[str, Any]) -> str:
             ),
             against={(one["other"]["system"], one["other"]["budget"]): one for one in compared},
             comparisons=found["comparisons"],
+            formats=sorted({one for cell in found["cells"] for one in cell.get("precision", ())}),
             best={(one["system"], one["budget"]) for one in found["pareto"]["queries"]},
             config=yaml.safe_dump(found["config"], sort_keys=False, allow_unicode=True),
             command=command(found),

@@ -32,7 +32,7 @@ class Unpaid(UserError):
 
 @dataclass(frozen=True)
 class Payer:
-    """One account that pays for the trials of a sweep, and one stand-in for all of them, at ``address``.
+    """One account that pays for all trials of a sweep or cells of a frontier; ``address``: of one stand-in for them.
 
     Unlike a config's shared account it decides nothing that a stage makes: where it has no room, the stage ends as
     Unpaid instead of early, so a trial is the run that its config describes, whoever pays.
@@ -134,7 +134,7 @@ def _said(cap: Cap) -> str:
 
 
 def _account(store: Store, terms: Terms, work: Work, limit: int, max_usd: float | None) -> Account:
-    """The account that pays: of a sweep, shared by config, or the stage's own, whose cap is the stage's budget."""
+    """The account that pays: the payer's, one shared by config, or the stage's own, whose cap is the stage's budget."""
     shared = terms.account
     name, cap = account_name(shared, work.stage, work.fingerprint), Cap(limit, max_usd)
     if terms.payer is not None:

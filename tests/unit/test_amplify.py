@@ -102,6 +102,7 @@ def test_without_checks_nothing_is_new() -> None:
     assert plain.identity == {"amplify": rule, "serve": "merged", "seed": 0}
     assert checked.identity["amplify"] == rule | {"checks": ["arithmetic"]}
     assert checked.fingerprint != plain.fingerprint
+    assert (plain.version, checked.version) == (2, 2)
     assert "turned_away" not in run(NUMBER, Script("Two and two.\nAnswer: 4"))
     assert "checks" not in metrics(count(written(*ROWS), Amplify()), 5)
 
@@ -148,6 +149,16 @@ def test_reasoning_must_lead_to_the_answer_again() -> None:
     assert [script.prompts[1], script.prompts[3]] == ["Two is odd.\nAnswer:", "Twice two.\nAnswer:"]
     assert (record["attempts"], record["tokens"]) == (4, 40), "re-answers cost tokens as well"
     assert script.temperatures == [0.0, 0.0, 0.7, 0.0]
+
+
+def test_no_reasoning_at_all_leads_to_nothing_however_well_the_ta_guesses() -> None:
+    """Nothing is left of the first reply but its conclusion, so that the TA is not asked what it would guess."""
+    script = Script("So it is 4.\nAnswer: 4", "Twice two. So 4.\nAnswer: 4", " 4.")
+    record = run(NUMBER, script, checks=["reanswer"])
+    assert (record["rationale"], record["turned_away"]) == ("Twice two. So 4.", ["reanswer"])
+    assert script.prompts[2] == "Twice two.\nAnswer:" and record["attempts"] == 3
+    alone = run(NUMBER, Script("So it is 4.\nAnswer: 4"), samples=0, hint=False, checks=["reanswer"])
+    assert (alone["source"], alone["turned_away"]) == ("label_only", ["reanswer"])
 
 
 def test_a_hinted_reply_is_re_answered_without_the_hint() -> None:

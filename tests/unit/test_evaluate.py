@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from bridge_ray import config, pipeline
 from bridge_ray.answers import prompts
@@ -17,9 +19,13 @@ from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
 from bridge_ray.evaluate import SCORED, AnswerCourse, hardness_of, prediction
 from bridge_ray.inference.engine import RowFault, Sample
+from bridge_ray.progress import Progress
 from bridge_ray.records import HARDNESS, PREDICTION
 from bridge_ray.selection.score import ScoreCourse
-from bridge_ray.stage import Stage
+from bridge_ray.stage import Done, Stage, perform
+from bridge_ray.teacher.ledger import Account, Cap
+from bridge_ray.teacher.statement import release
+from bridge_ray.teacher.store import open_store
 from tests.conftest import TINY
 
 ROW = {"system": "bridge", "question": "2 + 2?", "context": "", "answer": "4", "answer_type": "number", "options": []}
@@ -121,3 +127,51 @@ def test_what_is_asked_by_entropy_is_in_the_identity_and_nothing_is_where_it_is_
 def test_by_entropy_needs_the_engine_of_the_untaught_ta() -> None:
     with pytest.raises(UserError, match="by_entropy needs ta_base among evaluate.systems"):
         config.load(str(TINY), ["evaluate.by_entropy=true", "evaluate.systems=[bridge]"])
+
+
+# --- the teacher
+
+
+def teacher_asked(root: Path, *fields: str) -> Callable[[], Done]:
+    """What asks a stand-in the 12 test questions of the tiny recipe."""
+    asked = ["teacher.standin={}", "evaluate.systems=[teacher]", f"storage={root}", *fields]
+    settings = config.load(str(TINY), asked)
+    stages = pipeline.stages(settings, split(load(settings.corpus, 0), settings.corpus, 0))
+    quiet = Progress(Console(quiet=True))
+
+    def performed() -> Done:
+        for name in ("corpus", "evaluate"):
+            done = perform(stages[name], str(root), "tiny", settings.engine, settings.training, quiet)
+        return done
+
+    return performed
+
+
+def test_an_account_without_room_for_all_test_questions_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        teacher_asked(tmp_path, "budget.account={name: team, max_queries: 5}")()
+    assert str(caught.value) == (
+        "evaluate: the teacher was not asked 7 of the 12 test questions: budget.account team has no more room; raise "
+        "its cap, or leave teacher out of evaluate.systems"
+    )
+    done = teacher_asked(tmp_path, "budget.account={name: team, max_queries: 12}")()
+    assert (done.metrics["eval_queries"], done.metrics["systems"]["teacher"]["n"]) == (12, 12)
+
+
+def test_queries_that_were_lost_leave_no_room_until_they_are_released(tmp_path: Path) -> None:
+    """Two queries left with an attempt that was killed, and no answer to them came."""
+    store, asked = open_store(str(tmp_path / "teacher")), teacher_asked(tmp_path)
+    settings = config.load(str(TINY), ["teacher.standin={}", "evaluate.systems=[teacher]"])
+    stages = pipeline.stages(settings, split(load(settings.corpus, 0), settings.corpus, 0))
+    fingerprint = stages["evaluate"].fingerprint
+
+    async def lose() -> None:
+        account = Account(store, f"evaluate-{fingerprint}", Cap(12), fingerprint, "tiny", "stand-in-expert")
+        for key in ("one", "two"):
+            await account.reserve(key, 0.01)
+
+    asyncio.run(lose())
+    with pytest.raises(UserError, match="not asked 2 of the 12 test questions: .* ledger release evaluate-"):
+        asked()
+    asyncio.run(release(store, f"evaluate-{fingerprint}", [], "not billed"))
+    assert asked().metrics["systems"]["teacher"]["n"] == 12

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +52,43 @@ def test_a_stage_that_failed_is_run_again(tmp_path: Path) -> None:
         do(stage, tmp_path)
     assert done(stage, str(tmp_path)) is None
     assert do(replace(stage, run=counting(calls)), tmp_path).metrics == {"calls": 2}
+
+
+def test_the_seconds_of_a_stage_are_those_of_all_its_attempts(tmp_path: Path) -> None:
+    def slow(work: Work) -> dict[str, Any]:
+        time.sleep(0.3)
+        raise KeyboardInterrupt
+
+    stage = Stage("one", 1, {}, {}, slow)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            do(stage, tmp_path)
+    assert 0.6 <= do(replace(stage, run=counting([])), tmp_path).seconds < 60
+    assert do(stage, tmp_path).seconds >= 0.6, "and so the manifest says"
+    assert do(replace(stage, version=2, run=counting([])), tmp_path).seconds < 0.6
+
+
+KILLED = """
+import os, sys, time
+from rich.console import Console
+from bridge_ray import stage
+from bridge_ray.config import Engine, Training
+from bridge_ray.progress import Progress
+
+stage.BEAT = 0.1
+
+def killed(work):
+    time.sleep(1)
+    os._exit(9)
+
+one = stage.Stage("one", 1, {}, {}, killed)
+stage.perform(one, sys.argv[1], "run", Engine(), Training(), Progress(Console(quiet=True)))
+"""
+
+
+def test_the_seconds_of_an_attempt_that_was_killed_are_counted_too(tmp_path: Path) -> None:
+    assert subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False).returncode == 9
+    assert 0.5 <= do(Stage("one", 1, {}, {}, counting([])), tmp_path).seconds < 60
 
 
 def test_the_fingerprint_covers_identity_version_name_and_inputs() -> None:
