@@ -82,11 +82,11 @@ def _train(job: Job, counter: Any) -> None:
     feed = Feed(_load_rows(job), job.plan, rank, world, job.training)
     model = load_model(job)
     engine = start_engine(CompletionLoss(model), job.schedule, job.training, feed.one_at_most)
-    done, losses = _resume(engine)
+    losses = _resume(engine)
     if rank == 0:
-        counter.put.remote(updates=done)  # not added: a worker that takes over from a dead one starts further back
+        counter.put.remote(updates=len(losses))
     tracked = job.tracked if rank == 0 else replace(job.tracked, trackers=())
-    with Tracker(tracked, job.out, done) as tracker:
+    with Tracker(tracked, job.out, losses) as tracker:
         if not _updates(engine, feed, job, losses, tracker, counter if rank == 0 else None):
             tracker.failed()
             return
@@ -267,14 +267,15 @@ def _checkpoint(engine: Any, losses: Losses) -> None:
         ray.train.report({"loss": losses[-1]["loss"]}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
-def _resume(engine: Any) -> tuple[int, Losses]:
-    """Updates done and their losses, from the newest checkpoint of this stage if there is one."""
+def _resume(engine: Any) -> Losses:
+    """The losses of the updates that are done, from the newest checkpoint of this stage if there is one."""
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return 0, []
+        return []
     with checkpoint.as_directory() as folder:
         _, state = engine.load_checkpoint(folder, tag="state", load_module_strict=False)
-    return len(state["losses"]), state["losses"]
+    losses: Losses = state["losses"]
+    return losses
 
 
 def _gather(engine: Any) -> dict[str, torch.Tensor]:

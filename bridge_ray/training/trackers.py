@@ -17,6 +17,7 @@ from bridge_ray.errors import UserError
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 PROJECT = "bridge_ray"
+History = Sequence[tuple[int, Mapping[str, float]]]  # update, counted from 1, and its values by name
 FLUSH_SECONDS = 5  # somebody is looking
 
 
@@ -36,9 +37,9 @@ class Tracked:
 
 
 class Writer(Protocol):
-    """One tracker's way to keep the numbers of an update."""
+    """One tracker's way to keep the numbers of an update; ``before`` are those that an interrupted training had."""
 
-    def __init__(self, tracked: Tracked, out: str, done: int): ...
+    def __init__(self, tracked: Tracked, out: str, before: History): ...
 
     def log(self, update: int, values: Mapping[str, float]) -> None: ...
 
@@ -59,17 +60,16 @@ def check(trackers: Sequence[str]) -> None:
 
 
 class Tracker:
-    """Hands every update's line of the loss history to the writers; ``done`` updates were there before."""
+    """Hands every update's line of the loss history to the writers; ``before`` are the lines that were there."""
 
-    def __init__(self, tracked: Tracked, out: str, done: int):
+    def __init__(self, tracked: Tracked, out: str, before: Sequence[Mapping[str, float]]):
         self._failed = False
-        self._writers = [_start(name, tracked, out, done) for name in tracked.trackers]
+        history = [_values(line) for line in before]
+        self._writers = [_start(name, tracked, out, history) for name in tracked.trackers]
 
     def log(self, line: Mapping[str, float]) -> None:
-        values = {f"train/{name}": value for name, value in line.items() if name not in ("update", "seconds", "tokens")}
-        values["train/tokens_per_second"] = line["tokens"] / max(line["seconds"], 1e-9)
         for writer in self._writers:
-            writer.log(int(line["update"]), values)
+            writer.log(*_values(line))
 
     def flush(self) -> None:
         """What was logged is there for others to see."""
@@ -88,9 +88,14 @@ class Tracker:
             writer.close(self._failed or kind is not None)
 
 
-def _start(name: str, tracked: Tracked, out: str, done: int) -> Writer:
+def _values(line: Mapping[str, float]) -> tuple[int, dict[str, float]]:
+    values = {f"train/{name}": value for name, value in line.items() if name not in ("update", "seconds", "tokens")}
+    return int(line["update"]), values | {"train/tokens_per_second": line["tokens"] / max(line["seconds"], 1e-9)}
+
+
+def _start(name: str, tracked: Tracked, out: str, before: History) -> Writer:
     try:
-        return WRITERS[name](tracked, out, done)
+        return WRITERS[name](tracked, out, before)
     except Exception as error:  # of whatever class the package has for a missing key, address or file
         raise Refused(f"{name} does not start: {' '.join(str(error).split())}") from error
 
@@ -98,13 +103,13 @@ def _start(name: str, tracked: Tracked, out: str, done: int) -> Writer:
 class TensorBoard:
     """Event files in ``tensorboard/`` beside the model; in an object store as of the last checkpoint."""
 
-    def __init__(self, tracked: Tracked, out: str, done: int):
+    def __init__(self, tracked: Tracked, out: str, before: History):
         from tensorboardX import SummaryWriter
 
         self._target = storage.join(out, "tensorboard")
         self._folder = tempfile.TemporaryDirectory() if "://" in out else None
         folder = self._folder.name if self._folder else self._target
-        self._events = SummaryWriter(folder, purge_step=done + 1, flush_secs=FLUSH_SECONDS)
+        self._events = SummaryWriter(folder, purge_step=len(before) + 1, flush_secs=FLUSH_SECONDS)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():
@@ -125,7 +130,7 @@ class TensorBoard:
 class MLflow:
     """A run of the experiment ``bridge_ray``; a training that goes on after an interruption goes on in the same."""
 
-    def __init__(self, tracked: Tracked, out: str, done: int):
+    def __init__(self, tracked: Tracked, out: str, before: History):
         import mlflow
 
         self._mlflow, place = mlflow, storage.join(out, "mlflow.json")
@@ -149,9 +154,13 @@ class MLflow:
 
 
 class WandB:
-    """A run of the project ``bridge_ray``, named by the stage's fingerprint, so that it goes on where it was."""
+    """A run of the project ``bridge_ray``, named by the stage's fingerprint, so that it goes on where it was.
 
-    def __init__(self, tracked: Tracked, out: str, done: int):
+    What a killed worker had said last may not have been written (wandb 0.31 keeps it in memory for seconds): what the
+    run lacks of the history is said again. Offline nothing is known of it, and all of it is.
+    """
+
+    def __init__(self, tracked: Tracked, out: str, before: History):
         import wandb
 
         self._run = wandb.init(
@@ -161,6 +170,9 @@ class WandB:
             resume="allow",
             config=dict(tracked.config),
         )
+        for update, values in before:
+            if update >= self._run.step:
+                self.log(update, values)
 
     def log(self, update: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=update)

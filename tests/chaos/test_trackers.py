@@ -71,14 +71,24 @@ def test_wandb_goes_on_with_the_run_of_the_same_name(trained: Path) -> None:
 
 
 def steps_of(file: Path) -> list[int]:
-    """The updates in a file of W&B's; the worker that was killed had not written all of its own."""
+    """The updates in a file of W&B's; a worker that was killed had not written all of its own."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    found, store = [], DataStore()
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
-        record = Record.FromString(data)
-        if record.HasField("history"):
-            found.append(record.history.step.num)
-    return found
+    records = [Record.FromString(data) for data in logged(file.read_bytes())]
+    return [record.history.step.num for record in records if record.HasField("history")]
+
+
+def logged(data: bytes, header: int = 7, block: int = 32768) -> Iterator[bytes]:
+    """The records of a log in LevelDB's format: checksum (4 bytes), length (2), kind (1: whole, 4: last part), data;
+    none of its headers crosses the end of a block. The file's own header counts as one."""
+    place, parts = header, b""
+    while place + header <= len(data):
+        if (room := block - place % block) < header:
+            place += room
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        parts += data[place + header : place + header + length]
+        place += header + length
+        if kind in (1, 4) and place <= len(data):
+            yield parts
+            parts = b""

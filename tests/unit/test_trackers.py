@@ -27,7 +27,7 @@ def test_a_tracker_that_does_not_start_says_why_in_its_own_words(
 
     monkeypatch.setitem(trackers.WRITERS, "wandb", start)
     with pytest.raises(Refused, match="^wandb does not start: no key: log in first$"):
-        Tracker(Tracked(("wandb",), "run", "train_ta", "abc", {}), str(tmp_path), 0)
+        Tracker(Tracked(("wandb",), "run", "train_ta", "abc", {}), str(tmp_path), [])
 
 
 class Written:
@@ -35,8 +35,8 @@ class Written:
 
     told: list[Any]
 
-    def __init__(self, tracked: Tracked, out: str, done: int):
-        Written.told = [(tracked.name, done)]
+    def __init__(self, tracked: Tracked, out: str, before: Any):
+        Written.told = [tracked.name, *before]
 
     def log(self, update: int, values: Any) -> None:
         Written.told.append((update, dict(values)))
@@ -58,17 +58,17 @@ LINE = {"update": 3, "phase": 1, "loss": 2.0, "lr": 1e-4, "tokens": 500.0, "seco
 
 
 def test_every_update_is_told_with_its_rate(tracked: Tracked, tmp_path: Path) -> None:
-    with Tracker(tracked, str(tmp_path), 2) as tracker:
+    with Tracker(tracked, str(tmp_path), [LINE | {"update": 2}]) as tracker:
         tracker.log(LINE)
         tracker.flush()
     values = {"train/phase": 1, "train/loss": 2.0, "train/lr": 1e-4, "train/tokens_per_second": 250.0}
-    assert Written.told == [("run/train_ta", 2), (3, values), "flushed", "finished"]
+    assert Written.told == ["run/train_ta", (2, values), (3, values), "flushed", "finished"]
 
 
 def test_a_training_that_ends_badly_is_told_as_failed(tracked: Tracked, tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), Tracker(tracked, str(tmp_path), 0):
+    with pytest.raises(ZeroDivisionError), Tracker(tracked, str(tmp_path), []):
         raise ZeroDivisionError
     assert Written.told[-1] == "failed"
-    with Tracker(tracked, str(tmp_path), 0) as tracker:
+    with Tracker(tracked, str(tmp_path), []) as tracker:
         tracker.failed()
     assert Written.told[-1] == "failed"
