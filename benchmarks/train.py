@@ -18,6 +18,7 @@ The first updates are not counted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -150,9 +151,10 @@ def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
             total += float(loss.detach())
             tokens += micro.tokens
         losses.append(total / completions)
-    counted = torch.tensor(float(tokens))
+    seconds = time.perf_counter() - began
+    counted = torch.tensor([float(tokens), *losses], dtype=torch.float64)  # every rank has its share of each
     torch.distributed.all_reduce(counted)
-    return {"tokens": float(counted), "seconds": time.perf_counter() - began, "losses": losses}
+    return {"tokens": float(counted[0]), "seconds": seconds, "losses": counted[1:].tolist()}
 
 
 def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
@@ -287,7 +289,8 @@ def measure(updates: int, repeats: int) -> tuple[dict[str, list[dict[str, Any]]]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_rows(folder / "tokens", updates * BATCH, seed=0)
-        export.fresh(models.resolve(MODEL), {"num_hidden_layers": LAYERS}, str(folder / "model"))
+        with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed, which transformers imports, writes a line
+            export.fresh(models.resolve(MODEL), {"num_hidden_layers": LAYERS}, str(folder / "model"))
         for repeat in range(repeats):
             for system, runs in found.items():
                 runs.append(alone(system, folder, updates))
