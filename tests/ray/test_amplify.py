@@ -77,7 +77,8 @@ def test_every_row_gets_its_route_and_the_bought_ones_keep_theirs(tmp_path: Path
 
 
 def test_what_the_checks_turn_away_is_counted_and_no_row_is_lost(tmp_path: Path) -> None:
-    """By the last digit: 1 is right five times and re-answered wrongly each time; one such row was bought."""
+    """By the last digit: 1 is right five times and re-answered wrongly each time; one such row was bought. And of row
+    0, "0 and 0 make 0." says no more than the answer: from nothing, nothing is answered again."""
     work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 200))
     settings = Amplify(checks=("reanswer", "arithmetic"))
     kept = str(tmp_path / "bought.parquet")
@@ -92,11 +93,12 @@ def test_what_the_checks_turn_away_is_counted_and_no_row_is_lost(tmp_path: Path)
     )
     known = {storage.join(work.inputs["corpus"], "train"): KNOWN}
     found = amplify.explain(work, settings, pool, known, Rest(np.array([11]), kept))
-    assert found["rows"] == {"corpus": 200, "teacher": 1, "ta": 140, "ta_hinted": 20, "label_only": 39, "errored": 0}
-    assert found["checks"] == {"arithmetic": 0, "reanswer": 19 * 5}
+    assert found["rows"] == {"corpus": 200, "teacher": 1, "ta": 139, "ta_hinted": 20, "label_only": 40, "errored": 0}
+    assert found["checks"] == {"arithmetic": 0, "reanswer": 20 * 5}
     rows = table(work).to_pylist()
     assert [row["id"] for row in rows] == list(range(200))
     assert (rows[11]["rationale"], rows[11]["turned_away"]) == ("2 x 3 = 7.", None)
+    assert (rows[0]["turned_away"], rows[0]["attempts"], rows[0]["tokens"]) == (["reanswer"] * 5, 5, 5 * 12)
     assert (rows[21]["turned_away"], rows[21]["attempts"], rows[21]["tokens"]) == (["reanswer"] * 5, 10, 5 * 12 + 5 * 2)
 
 
