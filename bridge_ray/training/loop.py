@@ -83,7 +83,7 @@ def _train(job: Job, counter: Any) -> None:
     model = load_model(job)
     engine = start_engine(CompletionLoss(model), job.schedule, job.training, feed.one_at_most)
     losses = _resume(engine)
-    if rank == 0:
+    if rank == 0:  # put, not added: a worker that takes over from a dead one starts further back
         counter.put.remote(updates=len(losses))
     tracked = job.tracked if rank == 0 else replace(job.tracked, trackers=())
     with Tracker(tracked, job.out, losses) as tracker:

@@ -304,8 +304,8 @@ def test_gains_are_ratios_and_null_where_the_denominator_is_small() -> None:
     assert (found["relative_gain"], found["gap_closed"]) == (0.25, 0.5)
     low, high = found["relative_gain_interval"]
     assert low < 0.25 < high
-    near = [*lines[:2], line("teacher", 0.0, 64, 64)]
-    assert gains(near, 0.05, own()) is not None and gains(near, 0.05, own())["gap_closed"] is None  # type: ignore[index]
+    near = gains([*lines[:2], line("teacher", 0.0, 64, 64)], 0.05, own())
+    assert near is not None and near["gap_closed"] is None
     assert gains(lines[1:], 0.05, own()) is None
 
 
