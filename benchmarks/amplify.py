@@ -48,7 +48,7 @@ from bridge_ray.stage import Work
 
 MODEL = "embedded:smollm2-135m"
 TOKENS = 96
-AT_ONCE, FEW_AT_ONCE = 128, 16  # sequences; --quick has rows for the fewer, so that they fill the engine several times
+AT_ONCE, FEW_AT_ONCE = 128, 8  # sequences; --quick has rows for the fewer, so that they fill the engine several times
 NAMED = ("ours", "async_llm", "llm_generate")  # those that say when their engine is loaded
 UNVERIFIED = Amplify(verify="off", max_tokens=TOKENS)
 ADAPTIVE = Amplify(samples=3, hint=False, max_tokens=TOKENS)
@@ -500,7 +500,9 @@ def measure(rows: int | None, quick: bool, repeats: int, sizes: list[int]) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--quick", action="store_true", help="a few minutes: one repeat, fewer rows")
+    parser.add_argument(
+        "--quick", action="store_true", help="one repeat, few rows: six starts of an engine take most of it"
+    )
     parser.add_argument("--repeats", type=int, help="3 by default")
     parser.add_argument("--rows", type=int, help="of the runs with a model; 768 by default")
     parser.add_argument("--only", choices=("own",), help="our own cost alone, without a model")
@@ -515,7 +517,7 @@ def main() -> None:
     if options.overhead:
         print(json.dumps(overhead(options.overhead)))
         return
-    rows, repeats, sizes = (48, 1, [10_000, 30_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
+    rows, repeats, sizes = (24, 1, [10_000, 30_000]) if options.quick else (768, 3, [10_000, 100_000, 1_000_000])
     rows, repeats = options.rows or rows, options.repeats or repeats
     result = measure(None if options.only else rows, options.quick, repeats, sizes)
     print(json.dumps(result, indent=None if options.json else 2))
