@@ -31,13 +31,13 @@ import tempfile
 import threading
 import time
 import zlib
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from machine.cores import Cores
 from rich.console import Console
 
 from bridge_ray import amplify, records, storage
@@ -104,54 +104,6 @@ class Timed:
         return engine
 
 
-class Cores:
-    """Who uses this machine's cores, of this process and those below it, from the moment that ``ready`` is there.
-
-    Looked up every two seconds, because an engine's process is gone when its stage ends.
-    """
-
-    def __init__(self, ready: Path) -> None:
-        self._ready, self._stop = ready, threading.Event()
-        self._first: dict[int, float] = {}
-        self._last: dict[int, tuple[str, float]] = {}
-        self._began = self._ended = 0.0
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._ready.exists() and not self._stop.wait(0.1):
-            pass
-        self._began, self._first = time.time(), {pid: seconds for pid, _, seconds in _processes()}
-        while not self._stop.wait(2):
-            self._ended = time.time()
-            self._last |= {pid: (name, seconds) for pid, name, seconds in _processes()}
-
-    def used(self) -> dict[str, float]:
-        """Name -> mean number of cores, the largest first; Ray's workers without a task are ``ray::IDLE``."""
-        self._stop.set()
-        self._thread.join()
-        cores: defaultdict[str, float] = defaultdict(float)
-        for pid, (name, seconds) in self._last.items():
-            cores[name] += (seconds - self._first.get(pid, 0.0)) / (self._ended - self._began)
-        most = sorted(cores, key=lambda name: -cores[name])[:12]
-        return {name: round(cores[name], 4) for name in most}
-
-
-def _processes() -> list[tuple[int, str, float]]:
-    import psutil
-
-    found, here = [], psutil.Process()
-    for process in [here, *here.children(recursive=True)]:
-        try:
-            times, words = process.cpu_times(), process.cmdline()
-        except psutil.NoSuchProcess:
-            continue
-        name = "driver" if process.pid == here.pid else Path(words[0]).name if words else "?"
-        module = next((Path(word).name for word in words[1:] if word.endswith(".py")), None)
-        found.append((process.pid, module if name.startswith("python") and module else name, times.user + times.system))
-    return found
-
-
 class ThirdRight(amplify.AmplifyCourse):
     """A rule that a third of the replies pass, whatever they say."""
 
@@ -186,7 +138,7 @@ def ours(corpus: Path, engine: Engine, course: Any) -> dict[str, Any]:
         work = work_in(Path(folder) / "out", corpus, engine)
         pool = courses(work, Served(MODEL), course, records.RATIONALE, Timed(str(ready)))
         known = {str(corpus / "train"): ("domain", "answer_type", "options")}
-        cores, began = Cores(ready), time.time()
+        cores, began = Cores(ready.exists), time.time()
         found = amplify.explain(work, course_settings(course), pool, known, None)
         ended, loaded = time.time(), float(ready.read_text())
     verified = found["rows"]["ta"]
@@ -215,7 +167,7 @@ def async_llm(corpus: Path, settings: Engine) -> dict[str, Any]:
         return loaded, list(replies)
 
     with tempfile.TemporaryDirectory() as folder:
-        cores = Cores(Path(folder) / "ready")
+        cores = Cores((Path(folder) / "ready").exists)
         loaded, replies = asyncio.run(all_of_them(Path(folder) / "ready"))
         ended = time.time()
     tokens = sum(sample.tokens for samples in replies for sample in samples)

@@ -13,6 +13,7 @@ resume: a worker of two is killed just before a checkpoint is due. after_kill_s 
 that to the first new one after it; it should be at most start_up_s (to the first update of a training that nothing
 happened to, without loading Ray) and interval_s (the updates between two checkpoints) together.
 The first updates are not counted.
+cores: whom the machine's cores worked for meanwhile, in the median run of each of the two systems of vs_deepspeed.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from machine.cores import Cores
 
 from bridge_ray.config import Phase, Schedule, Training
 from bridge_ray.training.curriculum import make_plan, resolved
@@ -97,6 +100,8 @@ def ours(folder: Path, updates: int, workers: int, zero: Zero, packing: bool = T
 
     with tempfile.TemporaryDirectory() as out:
         made = job(folder, updates, workers, zero, packing)
+        told = partial(told_of, Path(out) / "tensorboard")
+        cores = Cores(partial(told, WARM), partial(told, updates))
         fit(replace(made, out=out), "train", Progress(Console(quiet=True)))
         lines = storage.read_json(storage.join(out, "losses.json"))
     counted = lines[WARM:]
@@ -104,6 +109,7 @@ def ours(folder: Path, updates: int, workers: int, zero: Zero, packing: bool = T
         "tokens": sum(line["tokens"] for line in counted),
         "seconds": sum(line["seconds"] for line in counted),
         "losses": [line["loss"] for line in lines],
+        "cores": cores.used(),
     }
 
 
@@ -114,13 +120,16 @@ def bare_deepspeed(folder: Path, updates: int, workers: int, zero: Zero) -> dict
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "LOCAL_RANK": "0"}
     command = [sys.executable, __file__, "--rank", str(zero), "--folder", str(folder), "--updates", str(updates)]
+    warm = folder / "warm"
+    warm.unlink(missing_ok=True)
+    cores = Cores(warm.exists)
     ranks = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(workers)
     ]
     said = [rank.communicate()[0] for rank in ranks]
     assert all(rank.returncode == 0 for rank in ranks), said
-    return last_object(said[0])
+    return last_object(said[0]) | {"cores": cores.used()}
 
 
 def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
@@ -141,6 +150,7 @@ def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
     for step in range(updates):
         if step == WARM:
             tokens, began = 0, time.perf_counter()
+            (folder / "warm").touch()
         micros, completions = feed.update(step)
         total = 0.0
         for number, micro in enumerate(micros):
@@ -232,10 +242,15 @@ def kill_late(events: Path, update: int) -> None:
     """SIGKILL a training worker of ours when TensorBoard has been told of that update."""
     import psutil
 
-    while not events.exists() or not any(update in updates_at(file) for file in events.iterdir()):
+    while not told_of(events, update):
         time.sleep(0.2)
     workers = [one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in " ".join(one.cmdline())]
     workers[-1].kill()
+
+
+def told_of(events: Path, update: int) -> bool:
+    """Whether TensorBoard knows that update."""
+    return events.exists() and any(update in updates_at(file) for file in events.iterdir())
 
 
 def updates_at(file: Path) -> dict[int, float]:
@@ -320,6 +335,11 @@ def spread(ones: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str
     return {"median": round(statistics.median(values), 3), "range": [round(min(values), 3), round(max(values), 3)]}
 
 
+def median_cores(runs: list[dict[str, Any]]) -> dict[str, float]:
+    cores: dict[str, float] = sorted(runs, key=lambda run: run["tokens"] / run["seconds"])[len(runs) // 2]["cores"]
+    return cores
+
+
 def differences(found: dict[str, list[dict[str, Any]]]) -> Iterator[tuple[str, float]]:
     """Of every system's losses to those of the packed training by one worker: the largest relative one."""
     for name, runs in found.items():
@@ -351,6 +371,7 @@ def main() -> None:
         "ratios": ratios(found),
         "loss_difference": dict(differences(found)),
         "tokens_per_second": rates,
+        "cores": {name: median_cores(found[name]) for name in ("ours_2", "deepspeed_2")},
         "resume": {name: round(statistics.median(run[name] for run in resumes), 2) for name in resumes[0]},
         "precision": numerics.precision("auto", 0),
         "updates": updates,

@@ -1,0 +1,1 @@
+"""What the benchmarks ask about the machine they run on."""
