@@ -6,7 +6,8 @@ weights; all in fp32 on a machine that has no instructions for bf16:
 vs_torch: of a whole training (Ray Train, one worker, ZeRO 0) over those of a bare PyTorch loop on the same packed
 batches; deepspeed_vs_torch is what DeepSpeed alone reaches there.
 vs_deepspeed: of a whole training (Ray Train, two workers, ZeRO 1) over those of a bare loop around DeepSpeed on the
-same packed batches, in two processes without Ray.
+same packed batches, in two processes without Ray. Our workers on CPUs have an allocator of their own, which bare loops
+have not unless they are told to: vs_deepspeed_same_allocator is the ratio to a bare loop that is told.
 packed_vs_padded: of packed rows over those of rows padded to the longest of their batch, both as whole trainings;
 loss_difference is the largest relative one between their losses, update by update.
 resume: a worker of two is killed just before a checkpoint is due. after_kill_s is the time from the last update before
@@ -30,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -41,6 +42,7 @@ import numpy as np
 from machine.cores import Cores
 
 from bridge_ray.config import Phase, Schedule, Training
+from bridge_ray.training import allocator
 from bridge_ray.training.curriculum import make_plan, resolved
 
 MODEL = "embedded:smollm2-135m"
@@ -113,8 +115,10 @@ def ours(folder: Path, updates: int, workers: int, zero: Zero, packing: bool = T
     }
 
 
-def bare_deepspeed(folder: Path, updates: int, workers: int, zero: Zero) -> dict[str, Any]:
-    """As many processes as workers; rank 0 says what it has measured."""
+def bare_deepspeed(
+    folder: Path, updates: int, workers: int, zero: Zero, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """As many processes as workers, with ``more`` in their environment; rank 0 says what it has measured."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -123,8 +127,9 @@ def bare_deepspeed(folder: Path, updates: int, workers: int, zero: Zero) -> dict
     warm = folder / "warm"
     warm.unlink(missing_ok=True)
     cores = Cores(warm.exists)
+    piped: dict[str, Any] = {"stdout": subprocess.PIPE, "text": True}
     ranks = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(command, env={**os.environ, **shared, **(more or {}), "RANK": str(rank)}, **piped)
         for rank in range(workers)
     ]
     said = [rank.communicate()[0] for rank in ranks]
@@ -271,6 +276,7 @@ SYSTEMS: dict[str, Callable[[Path, int], dict[str, Any]]] = {
     "deepspeed_1": lambda folder, updates: bare_deepspeed(folder, updates, 1, 0),
     "ours_2": lambda folder, updates: ours(folder, updates, 2, 1),
     "deepspeed_2": lambda folder, updates: bare_deepspeed(folder, updates, 2, 1),
+    "deepspeed_2_allocator": lambda folder, updates: bare_deepspeed(folder, updates, 2, 1, allocator.environment()),
     "padded": lambda folder, updates: ours(folder, updates, 1, 0, packing=False),
 }
 
@@ -321,6 +327,7 @@ def ratios(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "vs_torch": ("ours_1", "torch"),
         "deepspeed_vs_torch": ("deepspeed_1", "torch"),
         "vs_deepspeed": ("ours_2", "deepspeed_2"),
+        "vs_deepspeed_same_allocator": ("ours_2", "deepspeed_2_allocator"),
         "packed_vs_padded": ("ours_1", "padded"),
     }
     return {name: spread(found[one], found[other]) for name, (one, other) in pairs.items()}

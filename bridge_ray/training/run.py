@@ -11,14 +11,10 @@ from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray, numerics
 from bridge_ray.progress import Progress
 from bridge_ray.stopping import handlers_kept
+from bridge_ray.training import allocator
 
 if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
-
-# glibc maps every large tensor anew, faults it in page by page and gives it back at once: on CPUs up to a third of a
-# worker's time. So: what is freed is kept, all in the one arena that may grow as large as a tensor (Ray Train runs the
-# loop in a thread).
-KEEP_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
 
 class Halted(Exception):
@@ -85,6 +81,6 @@ def _trainer(job: Job, state: str, counter: Any) -> Any:
             storage_path=state,
             failure_config=FailureConfig(max_failures=job.training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.training.checkpoints_kept),
-            worker_runtime_env={} if gpus else {"env_vars": KEEP_MEMORY},
+            worker_runtime_env={} if gpus else {"env_vars": allocator.environment()},
         ),
     )
