@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -30,10 +30,20 @@ from bridge_ray.teacher import provider
 from bridge_ray.teacher.ledger import Cap
 from bridge_ray.teacher.teach import Payer
 
+if TYPE_CHECKING:
+    from bridge_ray.sweep.shared import Ended
+
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records are the trials' own
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+
+# Fields that change nothing of what a trial is.
+INDIFFERENT = (
+    *("engine.", "budget.max_", "teacher.base_url", "teacher.concurrency", "teacher.key_file"),
+    *("teacher.rpm", "teacher.store", "teacher.tpm"),
+)
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,13 @@ def prepare(spec: Spec, base: Config, fresh: bool = False, retry: bool = False) 
     space.check(spec, base)
     root = storage.locate(base.storage)
     home = storage.join(root, "sweeps", spec.name)
-    warm = [trial for other in spec.warm_start for trial in _earlier(root, other).finished()]
+    warm = [trial for other in spec.warm_start for trial in _earlier(spec, base, root, other)]
     book = Book(home) if fresh else open_book(home)
     if not fresh:
         _check_unchanged(spec, base, home)
     if retry:
-        failed = [trial for trial in book.trials.values() if trial.state == "failed"]
-        book.trials.update({trial.number: replace(trial, state="running", reason=None) for trial in failed})
+        again = [replace(trial, state="running", reason=None) for trial in book.failed()]
+        book.trials.update({trial.number: trial for trial in again})
     made = Sweep(spec, base, home, book, _total(spec), warm)
     if made.left > 0:
         pipeline.prepare(base, fresh=True)  # as if nothing were done: the teacher is asked whether it is there
@@ -90,11 +100,25 @@ def _total(spec: Spec) -> int:
     return min(space.count(spec.space), spec.trials or space.count(spec.space))
 
 
-def _earlier(root: str, name: str) -> Book:
-    book = open_book(storage.join(root, "sweeps", name))
-    if not book.finished():
+def _earlier(spec: Spec, base: Config, root: str, name: str) -> list[Trial]:
+    """The finished trials of an earlier sweep, which must have been of the same base but for what either varies.
+
+    A trial whose bundle stands for other fields here than there is left out.
+    """
+    home = storage.join(root, "sweeps", name)
+    book, before = open_book(home), storage.read_json(storage.join(home, "spec.json"))
+    if before is None or not book.finished():
         raise UserError(f"warm_start: no finished trial of a sweep {name} in {root}/sweeps")
-    return book
+    theirs = specs.validate(before["spec"], f"{home}/spec.json")
+    varied = tuple(path for one in (spec, theirs) for key, part in one.space.items() for path in specs.paths(key, part))
+    old, new = flat(before["base"]), flat(_record(spec, base)["base"])
+    for field in sorted(old | new):
+        if old.get(field) != new.get(field) and not field.startswith((*varied, *INDIFFERENT)):
+            raise UserError(
+                f"warm_start: sweep {name} had {field} {old.get(field)}, this one has {new.get(field)}: what its "
+                "trials have reached says nothing here"
+            )
+    return [trial for trial in book.finished() if space.same_meaning(trial.point, spec.space, theirs.space)]
 
 
 def _check_unchanged(spec: Spec, base: Config, home: str) -> None:
@@ -125,42 +149,47 @@ def _run(sweep: Sweep, fresh: bool, stop: Stop) -> None:
         storage.delete(sweep.home)
     folder = job.log_folder(sweep.home)
     screen.print(f"sweep {spec.name}: {sweep.home}, logs in {folder}", soft_wrap=True)
-    capped = None
+    unasked = None
     if sweep.left > 0:
+        for line in space.early_rungs(spec, sweep.base):
+            screen.print(line, markup=False, highlight=False, soft_wrap=True)
         storage.write_json(storage.join(sweep.home, "spec.json"), _record(spec, sweep.base))
         try:
             with logs.captured(folder) as console:
-                capped = execute(sweep, Progress(console), stop)
+                unasked = execute(sweep, Progress(console), stop)
         except KeyboardInterrupt:
             results.publish(spec, sweep.base, sweep.home, list(sweep.book.trials.values()), "stopped")
             raise
-    state = "capped" if capped else "finished"
+    state = "finished" if unasked is None else unasked.state
     found = results.publish(spec, sweep.base, sweep.home, list(sweep.book.trials.values()), state)
     out = Console()
     results.show(found, sweep.home, out)
-    _raise_for(sweep, capped)
+    _raise_for(sweep, unasked)
+    if failed := sweep.book.failed():
+        out.print(f"{len(failed)} trials failed; {_mend(failed)}", highlight=False, markup=False, soft_wrap=True)
     if (command := results.next_command(found, spec, sweep.home)) is not None:
         out.print(f"next: {command}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _raise_for(sweep: Sweep, capped: str | None) -> None:
+def _raise_for(sweep: Sweep, unasked: Ended | None) -> None:
     """What the sweep could not do, as the one line that it ends with."""
-    if capped is not None:
-        ended = len(sweep.book.ended())
+    if unasked is not None:
+        mended = "raise the sweep's budget and " if unasked.state == "capped" else ""
         raise UserError(
-            f"sweep {sweep.spec.name}: {capped}, and {ended} of {sweep.total} trials have ended; raise the sweep's "
-            "budget and run it again to go on"
+            f"sweep {sweep.spec.name}: {unasked.reason}, and {len(sweep.book.ended())} of {sweep.total} trials have "
+            f"ended; {mended}run it again to go on"
         )
-    trials = list(sweep.book.trials.values())
-    if all(trial.state == "failed" for trial in trials):
-        raise UserError(
-            f"sweep {sweep.spec.name}: all {len(trials)} trials failed; the first: {trials[0].reason}; once that is "
-            "mended, run it again with --retry"
-        )
+    failed, known = sweep.book.failed(), len(sweep.book.trials)
+    if len(failed) == known:
+        raise UserError(f"sweep {sweep.spec.name}: all {known} trials failed; {_mend(failed)}")
 
 
-def execute(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
-    """Run the trials that are left; returns why the sweep's cap has ended it, if it has."""
+def _mend(failed: Sequence[Trial]) -> str:
+    return f"the first: {failed[0].reason}; once that is mended, run it again with --retry"
+
+
+def execute(sweep: Sweep, progress: Progress, stop: Stop) -> Ended | None:
+    """Run the trials that are left; returns how a trial has ended for which the teacher could not be asked."""
     import ray
 
     spec, base = sweep.spec, sweep.base
@@ -178,7 +207,7 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> str | None:
             ray.kill(keeper)
     if interrupted:
         raise KeyboardInterrupt
-    return conductor.capped
+    return conductor.unasked
 
 
 def _standin(base: Config) -> Any:
@@ -195,9 +224,14 @@ def _keeper(sweep: Sweep, payer: Payer, trainings: int, engines: int) -> Any:
     from bridge_ray.sweep.shared import Keeper, Terms
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    name = f"bridge-ray-{sweep.spec.account}"
-    made = ray.remote(num_cpus=0, name=name, scheduling_strategy=here, max_concurrency=10_000)(Keeper)
-    return made.remote(Terms(payer, sweep.spec.asha, trainings, engines, str(Path.cwd())), sweep.draft)
+    named = {"name": sweep.home, "namespace": "bridge-ray"}  # else another job could have a keeper of that name
+    made = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000, **named)(Keeper)
+    batches = sweep.base.teacher.mode == "batch"  # a batch takes hours, whatever is asked beside it
+    terms = Terms(payer, sweep.spec.asha, trainings, engines, trainings if batches else 1, str(Path.cwd()))
+    try:
+        return made.remote(terms, sweep.draft)
+    except ValueError as error:  # the name is taken
+        raise UserError(f"sweep {sweep.spec.name} runs on this cluster already; wait until it has ended") from error
 
 
 def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool:
@@ -263,7 +297,7 @@ class Conductor:
         self._before = len(sweep.book.ended())
         self._out: set[int] = set()  # trials that Ray Tune has and is not done with
         self._exhausted = False  # no point is left
-        self.capped: str | None = None
+        self.unasked: Ended | None = None  # of the first trial for which the teacher could not be asked
         task.set(self._before, "")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -273,7 +307,7 @@ class Conductor:
     @property
     def complete(self) -> bool:
         """Whether all has been done that can be."""
-        return not self._out and (self.capped is not None or self._exhausted or self._sweep.left <= 0)
+        return not self._out and (self.unasked is not None or self._exhausted or self._sweep.left <= 0)
 
     def next(self) -> dict[str, Any] | None:
         """The config of Ray Tune's next trial, whose walk has begun; None where there is none."""
@@ -287,14 +321,14 @@ class Conductor:
             except UserError as error:  # values that do not go together
                 self._write(replace(trial, state="failed", reason=str(error)))
                 continue
-            ray.get(self._keeper.start.remote(trial.number, runs))
+            ray.get(self._keeper.start.remote(trial.number, runs, trial.rungs))
             self._out.add(trial.number)
             return {"number": trial.number}
         return None
 
     def _next(self) -> Trial | None:
         book, spec = self._sweep.book, self._sweep.spec
-        if self.capped is not None or self._stop.asked:
+        if self.unasked is not None or self._stop.asked:
             return None
         if self._again:
             trial = self._again.pop(0)
@@ -314,17 +348,24 @@ class Conductor:
         name = results.run_name(spec, trial)
         return [space.settings(spec, base, trial.point, repeat, name) for repeat in range(spec.seeds)]
 
+    def heard(self, number: int, rung: tuple[float, float]) -> None:
+        """Ray Tune has heard of a rung: an interrupted trial is judged by it again when it goes on."""
+        trial = self._sweep.book.trials[number]
+        if rung not in trial.rungs:
+            self._sweep.book.write(replace(trial, rungs=(*trial.rungs, rung)))
+
     def over(self, number: int, broken: str | None = None) -> None:
         """Ray Tune is done with a trial: it has ended, was stopped by the scheduler, or its process is ``broken``."""
         import ray
 
         ended, rungs = ray.get(self._keeper.stop.remote(number))
         self._out.discard(number)
-        if ended is not None and ended.state == "unpaid":
-            self.capped = ended.reason
+        if ended is not None and ended.state in ("capped", "unanswered"):
+            self.unasked = self.unasked or ended
             return
         trial = replace(self._sweep.book.trials[number], rungs=tuple(rungs))
         if ended is not None:
+            assert ended.state in ("finished", "stopped", "failed")
             trial = replace(trial, state=ended.state, repeats=ended.repeats, reason=ended.reason)
         elif broken is not None:
             trial = replace(trial, state="failed", reason=broken)

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from bridge_ray import pipeline, stage
 from bridge_ray.config import Config
+from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
@@ -35,29 +36,39 @@ from bridge_ray.training.run import Halted
 
 log = logging.getLogger(__name__)
 
-WATCHED = "train_student"
+TEACH, WATCHED = "teach", "train_student"
 CLOSING_SECONDS = 120  # that what must not be cut off has when a sweep ends
 
 Rung = tuple[float, float]  # share of the student's updates, dev accuracy
 
 
+class Unanswered(Exception):
+    """The teacher has given up: a provider that is down, or refuses."""
+
+
 @dataclass(frozen=True)
 class Terms:
     """On what terms the trials are made: who pays, whether ASHA watches, how many stages run at once, and the driver's
-    working directory, which relative paths begin at: a worker of a cluster has another."""
+    working directory, which relative paths begin at: a worker of a cluster has another.
+
+    ``teachers``: of two that ask at once each would keep to the rate limit, and both together would not; and what one
+    of them has only reserved would be missing in the cap for the other.
+    """
 
     payer: Payer
     asha: Asha | None
     trainings: int
     engines: int
+    teachers: int
     folder: str
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial has ended; ``unpaid``: the sweep's cap has no room for what it needs."""
+    """How a trial has ended. ``capped``: the sweep's cap has no room for what it needs; ``unanswered``: the teacher has
+    given up. Neither is the trial's own fault, and all that follow would meet it too."""
 
-    state: Literal["finished", "stopped", "failed", "unpaid"]
+    state: Literal["finished", "stopped", "failed", "capped", "unanswered"]
     repeats: tuple[Repeat, ...] = ()
     reason: str | None = None
 
@@ -88,11 +99,12 @@ class Keeper:
         self._slots = {
             **dict.fromkeys(ENGINES, asyncio.Semaphore(terms.engines)),
             **dict.fromkeys(TRAINERS, asyncio.Semaphore(terms.trainings)),
+            TEACH: asyncio.Semaphore(terms.teachers),
         }
 
-    async def start(self, number: int, runs: Sequence[Config]) -> None:
-        """Walk a trial through its runs, one after another."""
-        walk = self._walks[number] = Walk()
+    async def start(self, number: int, runs: Sequence[Config], rungs: Sequence[Rung]) -> None:
+        """Walk a trial through its runs, one after another. ``rungs`` were heard before it was interrupted."""
+        walk = self._walks[number] = Walk(list(rungs))
         self._tasks[number] = asyncio.create_task(self._walk(number, walk, runs))
 
     async def news(self, number: int, seen: int) -> Rung | None:
@@ -156,7 +168,9 @@ class Keeper:
         except Halted:
             walk.ended = Ended("stopped")
         except Unpaid as error:
-            walk.ended = Ended("unpaid", reason=str(error))
+            walk.ended = Ended("capped", reason=str(error))
+        except Unanswered as error:
+            walk.ended = Ended("unanswered", reason=str(error))
         except Exception as error:
             log.exception("trial %d", number)
             walk.ended = Ended("failed", reason=_line(error))
@@ -197,12 +211,15 @@ class Keeper:
         async with slot:
             watch = self._watch(part, run.config)
             ref = _task().remote(self._terms.folder, stages, part.name, run.root, run.config, watch)
-            if part.name == "teach":
+            if part.name == TEACH:
                 self._asking[part.fingerprint] = ref
             try:
                 return await ref
             except ray.exceptions.RayTaskError as error:
-                raise (error.cause or error) from error
+                cause = error.cause or error
+                if part.name == TEACH and isinstance(cause, UserError) and not isinstance(cause, Unpaid):
+                    raise Unanswered(str(cause)) from error
+                raise cause from error
             finally:
                 self._asking.pop(part.fingerprint, None)
 
@@ -240,8 +257,8 @@ def _perform(
 def measured(config: Config, finished: Mapping[str, Done]) -> Repeat:
     """A finished run in figures, as in an empty store: a stage counts with what it took, whoever made it and when."""
     bridge = finished["evaluate"].metrics["systems"]["bridge"]
-    bought = finished["teach"].metrics
-    seconds = sum(part.seconds for name, part in finished.items() if name != "teach")
+    bought = finished[TEACH].metrics
+    seconds = sum(part.seconds for name, part in finished.items() if name != TEACH)
     low, high = bridge["interval"]
     return Repeat(config.seed, bridge["accuracy"], (low, high), bought["queries"], bought["usd"], seconds / 3600)
 

@@ -77,6 +77,18 @@ def _kind(raw: Any) -> str:
 
 
 Dimension = Range | Choice | Bundle
+
+
+def paths(name: str, part: Dimension) -> list[str]:
+    """The fields that a dimension of that name can set, as dotted paths."""
+    return [field for fields in part.choices.values() for field in fields] if isinstance(part, Bundle) else [name]
+
+
+def _overlap(ones: list[str], earlier: list[str]) -> str | None:
+    """A path of ``ones`` by which the whole of an earlier one's value is replaced; a part of it may be refined."""
+    return next((one for one in ones for before in earlier if f"{before}.".startswith(f"{one}.")), None)
+
+
 Tagged = Annotated[
     Annotated[Range, Tag("Range")] | Annotated[Choice, Tag("Choice")] | Annotated[Bundle, Tag("Bundle")],
     Discriminator(_kind),
@@ -158,6 +170,9 @@ class Spec(Model):
             for other in part.when:
                 if other not in names[:place]:
                     raise ValueError(f"space.{name}.when: {other} must stand in the space, before {name}")
+            for other in names[:place]:
+                if over := _overlap(paths(name, part), paths(other, self.space[other])):
+                    raise ValueError(f"space.{name}: it sets {over}, which {other} has set before; leave one out")
             if self.search == "grid" and isinstance(part, Range) and part.step is None and not part.whole:
                 raise ValueError(f"space.{name}: a grid needs a step for this range, or choices")
         return self

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SHARE, ACCURACY = "share", "accuracy"  # of a trial's reports; the share in percent of the student's updates
+# Of a trial's reports; AT is the share of the student's updates, and SHARE what ASHA hears of it, see ``told``.
+AT, SHARE, ACCURACY = "at", "share", "accuracy"
 
 
 def told(share: float) -> float:
-    """A share as it is reported. ASHA hears only what has reached a milestone of its own, and multiplies in another
-    order: a report that was short of it by a rounding error would decide nothing."""
+    """A share in percent, as it is reported. ASHA hears only what has reached a milestone of its own, and multiplies
+    in another order: a report that was short of it by a rounding error would decide nothing."""
     return 100 * share + 1e-6
 
 
@@ -26,5 +27,5 @@ def follow(config: Mapping[str, Any], keeper: Any) -> None:
     while (rung := ray.get(keeper.news.remote(number, seen))) is not None:
         share, accuracy = rung
         seen += 1
-        tune.report({SHARE: told(share), ACCURACY: accuracy})
+        tune.report({AT: share, SHARE: told(share), ACCURACY: accuracy})
         ray.get(keeper.passed.remote(number, seen))

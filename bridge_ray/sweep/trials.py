@@ -88,6 +88,9 @@ class Book:
     def ended(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.state != "running"]
 
+    def failed(self) -> list[Trial]:
+        return [trial for trial in self.trials.values() if trial.state == "failed"]
+
     def finished(self) -> list[Trial]:
         return [trial for trial in self.trials.values() if trial.state == "finished"]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 from ray.tune.search import Searcher
 
+from bridge_ray.sweep.trial import ACCURACY, AT
+
 if TYPE_CHECKING:
     from bridge_ray.sweep.run import Conductor
 
@@ -37,6 +39,12 @@ class Heard(tune.Callback):
 
     def __init__(self, conductor: Conductor):
         self._conductor = conductor
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        if AT in result:
+            self._conductor.heard(trial.config["number"], (result[AT], result[ACCURACY]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._conductor.over(trial.config["number"])

@@ -116,6 +116,25 @@ def test_a_killed_sweep_goes_on_repeats_no_trial_and_buys_nothing_twice(
     assert billed(teacher) - before == sweeps.bought(tmp_path)
 
 
+def test_a_sweep_that_is_killed_behind_a_rung_goes_on_with_what_asha_has_heard(
+    tmp_path: Path, tiny_model: str, teacher: str
+) -> None:
+    space = {"curriculum": SMALL["curriculum"]}
+    command = sweeps.write(tmp_path, tiny_model, teacher, space=space, search="grid", asha={"first": 0.5})
+
+    def begun() -> dict[int, dict[str, Any]]:
+        trials = sweeps.trials(tmp_path)
+        return {number: one for number, one in trials.items() if one["state"] == "running" and one["rungs"]}
+
+    assert kill_when(command, lambda: bool(begun()), timeout=900), "it ended before it could be killed"
+    heard = {number: trial["rungs"] for number, trial in begun().items()}
+    done = bridge_ray(*command, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    after = sweeps.trials(tmp_path)
+    assert len(after) == 2 and {trial["state"] for trial in after.values()} <= {"finished", "stopped"}
+    assert heard and {number: after[number]["rungs"] for number in heard} == heard
+
+
 def made(folder: Path) -> dict[str, str]:
     """When each stage that is done was made."""
     return {str(file): read(file)["created"] for file in folder.glob("storage/stages/*/*/manifest.json")}

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge_ray import config
+from bridge_ray import config, storage
 from bridge_ray.errors import UserError
 from bridge_ray.placement import Node
 from bridge_ray.report import sweep_page
-from bridge_ray.sweep import results, search, space
+from bridge_ray.sweep import results, run, search, space
 from bridge_ray.sweep import spec as specs
 from bridge_ray.sweep.capacity import capacity
 from bridge_ray.sweep.spec import Asha, Spec
@@ -71,6 +71,14 @@ def test_every_sweep_that_comes_with_us_loads_and_none_of_its_values_is_refused(
         ({"space": {"a.b": {"low": 0.0, "high": 1.0, "log": True}}}, "a log range begins above 0"),
         ({"space": {"budget.fraction": {"low": 0.1, "high": 0.2}}, "search": "grid"}, "a grid needs a step"),
         ({"space": {"seed": {"choices": [1], "when": {"x": 1}}}}, "x must stand in the space"),
+        (
+            {"space": {"student.train.lr": [1e-4], "plan": {"choices": {"a": {"student.train.lr": 1e-3}}}}},
+            "space.plan: it sets student.train.lr, which student.train.lr has set before",
+        ),
+        (
+            {"space": {"student.train.lr": [1e-4], "plan": {"choices": {"a": {"student.train": {"lr": 1e-3}}}}}},
+            "space.plan: it sets student.train, which",
+        ),
         ({"asha": {"first": 1.0}}, "asha.first"),
         ({"warm_start": "all"}, "warm_start"),
         ({"name": "a/b"}, "may hold only"),
@@ -84,13 +92,28 @@ def test_a_mistake_in_a_spec_is_one_line_that_names_the_field(
     assert "\n" not in str(raised.value)
 
 
+LINE = {"low": 0.01, "high": 0.1}
+
+
+def when(wanted: dict[str, Any]) -> dict[str, Any]:
+    return {"choices": [5, 15], "when": wanted}
+
+
 @pytest.mark.parametrize(
     ("part", "says"),
     [
         ({"budget.fractoin": [0.1]}, "space.budget.fractoin: budget.fractoin: unknown field"),
         ({"budget.fraction": [0.1, 1.5]}, "space.budget.fraction: budget.fraction"),
         ({"ta.lora.rank": {"low": 0, "high": 8}}, "space.ta.lora.rank: ta.lora.rank"),
-        ({"evaluate.split": ["test"]}, "evaluate is the same for all trials"),
+        ({"evaluate.split": ["test"]}, "evaluate.split is the same for all trials"),
+        ({"corpus.dev": [50, 200]}, "corpus.dev is the same for all trials"),
+        ({"corpus.train": [50, 100]}, "keeps its dev split only where corpus.made is set"),
+        ({"training.workers": [1, 2]}, "training.workers is the same for all trials"),
+        ({"select.difficulty_weight": {"low": 0, "high": 1}}, "whole numbers from 0 to 1 are two values"),
+        ({"ta.lora.rank": {"low": 8.0, "high": 64.0}}, "space.ta.lora.rank: ta.lora.rank"),
+        ({"select.strategy": ["bridge"], "select.neighbours": when({"select.strategy": "random"})}, "is never random"),
+        ({"select.strategy": ["bridge"], "select.neighbours": when({"select.strategy": ["bridge", "x"]})}, "never x"),
+        ({"budget.fraction": LINE, "select.neighbours": when({"budget.fraction": 0.07})}, "is never 0.07"),
         ({"curriculum": {"choices": {"a": {}, "b": {"student.control": "none"}}}}, "space.curriculum: student.control"),
     ],
 )
@@ -138,8 +161,11 @@ def test_a_point_becomes_the_config_that_set_would_make() -> None:
 
 
 def test_a_point_belongs_to_a_space_if_it_could_be_drawn_from_it() -> None:
-    inside = {"budget.fraction": 0.1, "select.strategy": "bridge", "select.difficulty_weight": 0.3}
+    inside = {"budget.fraction": 0.1, "select.strategy": "bridge", "select.difficulty_weight": 0.5}
     assert space.contains(spec().space, inside)
+    assert not space.contains(spec().space, inside | {"select.difficulty_weight": 0.3}), "between two steps"
+    whole = spec(space={"ta.lora.rank": {"low": 4, "high": 64}}).space
+    assert space.contains(whole, {"ta.lora.rank": 7}) and not space.contains(whole, {"ta.lora.rank": 7.5})
     assert space.contains(spec().space, {"budget.fraction": 0.1, "select.strategy": "random"})
     assert not space.contains(spec().space, inside | {"select.strategy": "random"})
     assert not space.contains(spec().space, inside | {"budget.fraction": 0.2})
@@ -200,6 +226,36 @@ def test_a_trial_of_an_earlier_sweep_is_known_if_its_point_is_in_the_space() -> 
     assert search.frozen_trial(spec(), finished(1, 0.5)) is not None
     assert search.frozen_trial(spec(), finished(1, 0.5, **{"budget.fraction": 0.3})) is None
     assert search.frozen_trial(spec(), replace(finished(1, 0.5), state="failed")) is None
+
+
+def test_an_earlier_sweep_of_another_base_is_refused_and_one_of_another_space_is_not(tmp_path: Path) -> None:
+    first, base = specs.load(written(tmp_path), name="first", storage=str(tmp_path / "storage"))
+    begun = run.prepare(first, base)
+    begun.book.write(finished(1, 0.5))
+    storage.write_json(storage.join(begun.home, "spec.json"), run._record(first, base))
+    later = {"warm_start": ["first"], "space": {**SPACE, "student.train.lr": [1e-4, 1e-3]}}
+    wider, base = specs.load(written(tmp_path, **later), storage=str(tmp_path / "storage"))
+    assert [trial.number for trial in run.prepare(wider, base).warm] == [1]
+    other, base = specs.load(written(tmp_path, set={"corpus.dev": 50}, **later), storage=str(tmp_path / "storage"))
+    with pytest.raises(UserError, match=r"sweep first had corpus.dev 40, this one has 50"):
+        run.prepare(other, base)
+
+
+def test_a_choice_of_the_same_name_and_other_fields_is_not_known() -> None:
+    ours, theirs = (
+        spec(space={"plan": {"choices": {"long": {"student.curriculum.1.epochs": epochs}, "short": {}}}}).space
+        for epochs in (2, 3)
+    )
+    assert space.same_meaning({"plan": "short"}, ours, theirs)
+    assert not space.same_meaning({"plan": "long"}, ours, theirs)
+
+
+def test_it_is_said_where_asha_judges_before_a_rationale_was_taught() -> None:
+    base = config.load("demo")  # a sixth of its updates teach answers
+    space_of = {"student.control": [None, "reasoning_only", "answers_only"]}
+    assert not list(space.early_rungs(spec(space=space_of, asha={"first": 0.25}), base))
+    [line] = space.early_rungs(spec(space=space_of, asha={"first": 0.1}), base)
+    assert "with student.control None a student has been taught only answers" in line and "above 0.17" in line
 
 
 def test_trials_are_read_as_they_were_written(tmp_path: Path) -> None:
