@@ -30,10 +30,14 @@ def of_cluster(config: Config) -> Capacity:
 
 
 def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
-    """What has room on these nodes. An engine without a GPU takes all the cores of its node."""
+    """What has room on these nodes. Without a GPU, an engine or a training's workers take all the cores of a node."""
     [training] = placement.needs(config, TRAINERS[:1])
     [engine] = placement.needs(config, ENGINES[:1])
-    if config.engine.gpus:
-        return Capacity(placement.times(training, nodes), placement.times(engine, nodes))
-    one_each = [replace(node, resources={"CPU": 1.0}) for node in nodes if node.resources.get("CPU", 0) >= 1]
-    return Capacity(placement.times(training, nodes), placement.times(engine, one_each))
+    trained = nodes if config.training.gpus_per_worker else _at_most(nodes, config.training.workers)
+    asked = nodes if config.engine.gpus else _at_most(nodes, 1)
+    return Capacity(placement.times(training, trained), placement.times(engine, asked))
+
+
+def _at_most(nodes: Sequence[Node], cores: int) -> list[Node]:
+    """The nodes as if they had so many cores, or fewer."""
+    return [replace(node, resources={"CPU": min(cores, node.resources.get("CPU", 0))}) for node in nodes]
