@@ -16,6 +16,7 @@ def environment() -> dict[str, str]:
     import ray
 
     library = Path(ray.__file__).parent / "core" / "libjemalloc.so"
-    if "LD_PRELOAD" in os.environ or not library.exists():
+    if os.environ.get("LD_PRELOAD") or not library.exists():
         return {}
-    return {"LD_PRELOAD": str(library), "MALLOC_CONF": "oversize_threshold:0"}  # else the large are given back at once
+    # Else large tensors are given back at once, and those of a thread that does no more are kept for ever.
+    return {"LD_PRELOAD": str(library), "MALLOC_CONF": "oversize_threshold:0,background_thread:true"}

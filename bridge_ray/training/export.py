@@ -47,12 +47,12 @@ def prune_layers(directory: str, keep: int, questions: Sequence[Sequence[prompts
     layers = list(model.get_decoder().layers)
     if keep > len(layers):
         raise ValueError(f"student.init.keep {keep} exceeds the {len(layers)} layers of {directory}")
-    types = getattr(model.config, "layer_types", None)
+    by_layer = _by_layer(model.config, len(layers))
     ids = [prompts.prompt_ids(tokenizer, question) for question in questions]
     chosen = choose_layers(
-        len(layers), keep, lambda remaining: _loss(_with_layers(model, layers, types, remaining), ids)
+        len(layers), keep, lambda remaining: _loss(_with_layers(model, layers, by_layer, remaining), ids)
     )
-    _save(_with_layers(model, layers, types, chosen).to(torch.bfloat16), directory, out)
+    _save(_with_layers(model, layers, by_layer, chosen).to(torch.bfloat16), directory, out)
     return {"layers": chosen, "parameters": int(model.num_parameters())}
 
 
@@ -81,17 +81,24 @@ def _without(chosen: list[int], layer: int) -> list[int]:
     return [other for other in chosen if other != layer]
 
 
+def _by_layer(config: Any, layers: int) -> dict[str, list[Any]]:
+    """The fields of a model's config that say something of every layer: their types, or which of them rotate."""
+    lists = {name: list(value) for name, value in config.to_dict().items() if isinstance(value, list | tuple)}
+    others = ("architectures", "_token_id")  # may be as long by chance
+    return {name: value for name, value in lists.items() if len(value) == layers and not name.endswith(others)}
+
+
 def _with_layers(
-    model: Any, layers: Sequence[torch.nn.Module], types: Sequence[str] | None, chosen: Sequence[int]
+    model: Any, layers: Sequence[torch.nn.Module], by_layer: Mapping[str, list[Any]], chosen: Sequence[int]
 ) -> Any:
-    """The model, in place, with only the chosen ones of its layers (and of their types, where it has several)."""
+    """The model, in place, with only the chosen ones of its layers, and of what its config says of each."""
     decoder = model.get_decoder()
     decoder.layers = torch.nn.ModuleList([layers[i] for i in chosen])
     for number, layer in enumerate(decoder.layers):
         layer.self_attn.layer_idx = number
     model.config.num_hidden_layers = len(chosen)
-    if types is not None:
-        model.config.layer_types = [types[i] for i in chosen]
+    for name, values in by_layer.items():
+        setattr(model.config, name, [values[i] for i in chosen])
     return model
 
 
@@ -101,8 +108,8 @@ def _loss(model: Any, texts: Sequence[Sequence[int]]) -> float:
     lengths = torch.tensor([len(text) for text in texts])
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(text) for text in texts], batch_first=True)
     target = torch.arange(1, ids.shape[1]) < lengths[:, None]
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
-    logits = model.get_output_embeddings()(hidden[:, :-1][target])
+    kept = torch.nn.functional.pad(target, (0, 1))
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=kept).logits
     return float(torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][target]))
 
 

@@ -10,7 +10,6 @@ import pyarrow as pa
 
 from bridge_ray import storage
 from bridge_ray.config import Lora, Phase, Schedule, Training
-from bridge_ray.inference import models
 from bridge_ray.stage import Work
 from bridge_ray.training import tokens
 from bridge_ray.training.curriculum import make_plan, pools
@@ -43,7 +42,7 @@ def teach_model(
     drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
     plan = make_plan(phases, {pool: lessons[pool].num_rows for pool in drawn}, work.training.global_batch, seed)
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
-    written = tokens.tokenise(source, models.resolve(init), work.training.seq_len, out)
+    written = tokens.tokenise(source, init, work.training.seq_len, out)
     folders = {pool: storage.join(out, pool) for pool in written.rows}
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)

@@ -12,7 +12,7 @@ import numpy as np
 from bridge_ray import storage
 from bridge_ray.answers import prompts
 from bridge_ray.errors import UserError
-from bridge_ray.inference import local_ray
+from bridge_ray.inference import local_ray, models
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +26,7 @@ class Tokenise:
     def __init__(self, model: str, seq_len: int, out: str):
         from transformers import AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        self._tokenizer = AutoTokenizer.from_pretrained(models.resolve(model))  # here: it may be on no other node
         self._seq_len = seq_len
         self._out = out
 

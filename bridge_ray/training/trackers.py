@@ -6,14 +6,17 @@ Addresses and keys of those are theirs to read, from their own environment varia
 from __future__ import annotations
 
 import importlib.util
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from bridge_ray import storage
 from bridge_ray.errors import UserError
+
+log = logging.getLogger(__name__)
 
 PACKAGES = {"tensorboard": "tensorboardX", "mlflow": "mlflow", "wandb": "wandb"}
 PROJECT = "bridge_ray"
@@ -60,21 +63,38 @@ def check(trackers: Sequence[str]) -> None:
 
 
 class Tracker:
-    """Hands every update's line of the loss history to the writers; ``before`` are the lines that were there."""
+    """Hands every update's line of the loss history to the writers; ``before`` are the lines that were there.
+
+    A writer that fails on the way is left out with a warning: a server that is away is no reason to lose a training.
+    Only one that does not start at the very beginning, where nothing is lost, ends it: raises Refused.
+    """
 
     def __init__(self, tracked: Tracked, out: str, before: Sequence[Mapping[str, float]]):
         self._failed = False
         history = [_values(line) for line in before]
-        self._writers = [_start(name, tracked, out, history) for name in tracked.trackers]
+        self._writers: dict[str, Writer] = {}
+        for name in tracked.trackers:
+            try:
+                self._writers[name] = _start(name, tracked, out, history)
+            except Refused as refusal:
+                if not history:
+                    raise
+                log.warning("%s; the training goes on without it", refusal)
 
     def log(self, line: Mapping[str, float]) -> None:
-        for writer in self._writers:
-            writer.log(*_values(line))
+        self._each(lambda writer: writer.log(*_values(line)))
 
     def flush(self) -> None:
         """What was logged is there for others to see."""
-        for writer in self._writers:
-            writer.flush()
+        self._each(lambda writer: writer.flush())
+
+    def _each(self, act: Callable[[Writer], None]) -> None:
+        for name, writer in list(self._writers.items()):
+            try:
+                act(writer)
+            except Exception as error:  # of whatever class the package has
+                log.warning("%s: %s; the training goes on without it", name, " ".join(str(error).split()))
+                del self._writers[name]
 
     def __enter__(self) -> Tracker:
         return self
@@ -84,8 +104,7 @@ class Tracker:
         self._failed = True
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for writer in self._writers:
-            writer.close(self._failed or kind is not None)
+        self._each(lambda writer: writer.close(self._failed or kind is not None))
 
 
 def _values(line: Mapping[str, float]) -> tuple[int, dict[str, float]]:

@@ -53,3 +53,21 @@ def test_a_change_that_the_config_does_not_know_is_refused(tiny_model: str, tmp_
         export.fresh(tiny_model, {"layers": 1}, str(tmp_path / "model"))
     with pytest.raises(UserError, match="student.init.changes: the config of .* has no field 'layers'"):
         models.check_changes(tiny_model, {"layers": 1}, "student.init.changes")
+
+
+def test_a_pruned_model_keeps_what_its_config_says_of_every_layer(tiny_model: str, tmp_path: Path) -> None:
+    """SmolLM3 says in a list which layers rotate; a layer that goes takes its entry along."""
+    from transformers import AutoConfig, AutoTokenizer, SmolLM3Config, SmolLM3ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    rotate = [1, 1, 0, 1, 0]
+    config = SmolLM3Config(vocab_size=len(tokenizer), num_hidden_layers=5, no_rope_layers=rotate, **sizes, **special)
+    SmolLM3ForCausalLM(config).save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    question = [{"role": "user", "content": "How many?"}]
+    made = export.prune_layers(str(tmp_path / "whole"), 3, [question], str(tmp_path / "pruned"))
+    pruned = AutoConfig.from_pretrained(tmp_path / "pruned")
+    assert pruned.no_rope_layers == [rotate[layer] for layer in made["layers"]]
+    assert len(pruned.layer_types) == 3 and pruned.eos_token_id == 1

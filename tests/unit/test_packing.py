@@ -111,3 +111,15 @@ def test_recomputed_layers_are_run_again_for_their_gradients(tiny_model: str) ->
         layer.self_attn.register_forward_hook(lambda *_: runs.append(1))
     losses(CompletionLoss(model), padded(rows(2))).backward()
     assert len(runs) == 4
+
+
+def test_the_loss_is_of_the_models_own_logits() -> None:
+    """Granite divides its logits before they are compared: 8 here."""
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = GraniteForCausalLM(GraniteConfig(vocab_size=200, logits_scaling=8.0, initializer_range=0.5, **sizes))
+    micro = padded(rows(3))
+    logits = model(input_ids=micro.ids).logits[:, :-1][micro.completion[:, 1:]]
+    expected = torch.nn.functional.cross_entropy(logits, micro.ids[:, 1:][micro.completion[:, 1:]], reduction="sum")
+    assert loss_of(CompletionLoss(model), micro) == pytest.approx(float(expected.detach()), rel=1e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,35 @@ def test_a_training_that_ends_badly_is_told_as_failed(tracked: Tracked, tmp_path
     with Tracker(tracked, str(tmp_path), []) as tracker:
         tracker.failed()
     assert Written.told[-1] == "failed"
+
+
+class Away(Written):
+    """A tracker whose server goes away behind the start."""
+
+    def log(self, update: int, values: Any) -> None:
+        raise ConnectionError("no route\nto host")
+
+
+def test_a_tracker_that_goes_away_is_left_out_and_the_others_are_told(
+    monkeypatch: pytest.MonkeyPatch, tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(trackers.WRITERS, "mlflow", Away)
+    both = replace(tracked, trackers=("mlflow", "tensorboard"))
+    with Tracker(both, str(tmp_path), []) as tracker:
+        tracker.log(LINE)
+        tracker.log(LINE | {"update": 4})
+    assert [told[0] for told in Written.told[1:3]] == [3, 4] and Written.told[3:] == ["finished"]
+    assert caplog.messages == ["mlflow: no route to host; the training goes on without it"]
+
+
+def test_a_training_that_goes_on_does_so_without_a_tracker_that_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tracked: Tracked, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(*_: object) -> None:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setitem(trackers.WRITERS, "mlflow", start)
+    with Tracker(replace(tracked, trackers=("mlflow", "tensorboard")), str(tmp_path), [LINE]) as tracker:
+        tracker.log(LINE | {"update": 4})
+    assert Written.told[-2][0] == 4 and Written.told[-1] == "finished"
+    assert "mlflow does not start: no route to host" in caplog.text
