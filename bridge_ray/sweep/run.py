@@ -38,7 +38,6 @@ TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-
 # Fields that change nothing of what a trial is.
 INDIFFERENT = (
     *("engine.", "budget.max_", "teacher.base_url", "teacher.concurrency", "teacher.key_file"),
