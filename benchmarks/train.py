@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from loky import cpu_count
 from machine.cores import Cores
 
 from bridge_ray.config import Phase, Schedule, Training
@@ -147,7 +148,7 @@ def one_rank(folder: Path, updates: int, zero: Zero) -> dict[str, Any]:
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.distributed.init_process_group("gloo")
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    torch.set_num_threads((os.cpu_count() or 1) // world)
+    torch.set_num_threads(cpu_count() // world)
     made = job(folder, updates, world, zero, packing=True)
     feed = Feed(loop._load_rows(made), made.plan, rank, world, made.training)
     engine = loop.start_engine(CompletionLoss(loop.load_model(made)), SCHEDULE, made.training, feed.one_at_most)
@@ -180,7 +181,7 @@ def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
     from bridge_ray.training.feed import Feed
     from bridge_ray.training.loss import CompletionLoss
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cpu_count())
     made = job(folder, updates, 1, 0, packing=True)
     feed = Feed(loop._load_rows(made), made.plan, 0, 1, made.training)
     model = CompletionLoss(loop.load_model(made))

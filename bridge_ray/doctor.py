@@ -69,8 +69,7 @@ def _groups(settings: Config | None) -> Iterator[tuple[str, list[Finding]]]:
         seen = machine.look(_wanted(settings, folder))
     yield "this machine", [*seen.findings, *problem]
     if settings is not None:
-        cpus = max(local_ray.LOGICAL_CPUS, os.cpu_count() or 1)
-        here = [Node({"CPU": cpus, "GPU": seen.gpus})]
+        here = [Node({"CPU": local_ray.logical_cpus(), "GPU": seen.gpus})]
         yield "placement", _placement(settings, here, "the local Ray")
 
 

@@ -146,9 +146,14 @@ def _environment(settings: EngineConfig) -> None:
     """vLLM reads these once, at import. By default it would reserve one core for itself.
 
     Ray has set OMP_NUM_THREADS to the actor's one logical CPU; the engine's process, which inherits it, may use all.
+    In a container that may use some of a machine's CPUs, vLLM would still bind a thread to each of them.
     """
     if settings.gpus == 0:
-        os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+        from loky import cpu_count
+
+        os.environ["OMP_NUM_THREADS"] = str(cpu_count())
+        if cpu_count() < len(os.sched_getaffinity(0)):
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.kv_cache_gb))
         os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 

@@ -50,9 +50,15 @@ def start() -> None:
             _connect()
             return
         os.environ.update(WORKER_ENVIRONMENT)
-        cpus = max(LOGICAL_CPUS, os.cpu_count() or 1)
         # "local", or a cluster that somebody has started on this machine would be taken.
-        ray.init("local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init("local", num_cpus=logical_cpus(), include_dashboard=False, logging_level=logging.WARNING)
+
+
+def logical_cpus() -> int:
+    """How many CPUs a local Ray is told to have: this machine's, and enough for a stage's actors to fit at once."""
+    from loky import cpu_count
+
+    return max(LOGICAL_CPUS, cpu_count())
 
 
 def on_cluster() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
@@ -52,9 +51,10 @@ def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> list[T
 
 def _cores() -> int:
     import ray
+    from loky import cpu_count
 
     if not local_ray.on_cluster():
-        return os.cpu_count() or 1
+        return cpu_count()
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,12 +37,13 @@ class Embedder:
 
     def __init__(self, model: str, gpu: bool, _skip: Any, totals: Any):
         import torch
+        from loky import cpu_count
         from transformers import AutoModel, AutoTokenizer
 
         directory = models.resolve(model)
         self._totals = totals
         self._device = "cuda" if gpu else "cpu"
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray would allow one
+        torch.set_num_threads(cpu_count())  # Ray would allow one
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
         if self._tokenizer.pad_token is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token

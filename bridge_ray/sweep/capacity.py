@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+from loky import cpu_count
 
 from bridge_ray import placement
 from bridge_ray.config import Config
@@ -23,7 +24,7 @@ def of_cluster(config: Config) -> Capacity:
     local_ray.start()
     nodes = placement.present()
     if not local_ray.on_cluster():  # it has more logical CPUs than the machine has cores
-        cores = float(os.cpu_count() or 1)
+        cores = float(cpu_count())
         nodes = [replace(node, resources={**node.resources, "CPU": cores}) for node in nodes]
     now, grown = capacity(config, nodes), capacity(config, placement.growth() or [])
     return Capacity(max(1, now.trainings, grown.trainings), max(1, now.engines, grown.engines))

@@ -18,10 +18,10 @@ from bridge_ray.config import Lora
 from bridge_ray.inference import models, numerics
 
 
-def load(directory: str, lora: Lora | None, attention: str = "sdpa") -> Any:
+def load(directory: str, lora: Lora | None, attention: str | None = None) -> Any:
     """The causal language model of a directory in fp32, with fresh LoRA layers on every linear layer if asked for.
 
-    ``attention`` is the name of an implementation that transformers knows.
+    ``attention`` names an implementation that transformers knows; without, it is the fastest of the model's own.
     """
     model = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, use_safetensors=True, attn_implementation=attention

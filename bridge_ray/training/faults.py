@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from bridge_ray.config import Training
 from bridge_ray.training.trackers import Refused
@@ -46,10 +47,32 @@ def explained(error: BaseException, training: Training) -> str | None:
         return f"{error}: set it up, or take it out of training.trackers; run again and it goes on"
     texts = ("out of memory", "can't allocate memory")
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in texts):
+        return f"out of memory: {_smaller(training)}"
+    return None
+
+
+def killed(error: BaseException, training: Training) -> str | None:
+    """What to change about a training that Ray has given up because its processes were killed; None for any other.
+
+    Of a node that runs out of memory Ray leaves a line, if it comes before the kernel, which leaves none.
+    """
+    failures = list(getattr(error, "worker_failures", {}).values()) or [error]
+    deaths = [getattr(failure, "health_check_failure", failure) for failure in failures]
+    for death in deaths:
+        if isinstance(death, OutOfMemoryError):
+            return f"{str(death).splitlines()[0]}: {_smaller(training)}"
+    if any(isinstance(death, RayActorError) for death in deaths):
         return (
-            f"out of memory: lower training.micro_batch (now {training.micro_batch}) or set "
-            "training.gradient_checkpointing=true, and run again: it continues from the last checkpoint; or begin "
-            f"anew with a lower training.seq_len ({training.seq_len}) or a higher training.zero_stage "
-            f"({training.zero_stage})"
+            f"a worker was killed, and training.max_failures ({training.max_failures}) restarts are used up. Where it "
+            f"was for want of memory, as the node's kernel log says: {_smaller(training)}. Where nodes were lost: run "
+            "again, or raise training.max_failures"
         )
     return None
+
+
+def _smaller(training: Training) -> str:
+    return (
+        f"lower training.micro_batch (now {training.micro_batch}) or set training.gradient_checkpointing=true, and run "
+        f"again: it continues from the last checkpoint; or begin anew with a lower training.seq_len "
+        f"({training.seq_len}) or a higher training.zero_stage ({training.zero_stage})"
+    )

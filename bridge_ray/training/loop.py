@@ -17,6 +17,7 @@ from typing import Any
 
 import ray.train
 import torch
+from loky import cpu_count
 
 from bridge_ray import storage
 from bridge_ray.config import Lora, Schedule, Training
@@ -78,7 +79,7 @@ def _train(job: Job, counter: Any) -> None:
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
     if job.training.gpus_per_worker == 0:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(max(1, cpu_count() // context.get_local_world_size()))
     feed = Feed(_load_rows(job), job.plan, rank, world, job.training)
     model = load_model(job)
     engine = start_engine(CompletionLoss(model), job.schedule, job.training, feed.one_at_most)
@@ -104,7 +105,7 @@ def load_model(job: Job) -> Any:
     """The model in fp32, ready to be trained. Raises Unpackable where its rows cannot be packed."""
     if job.training.packing:
         attention.register()
-    kind = attention.PACKED if job.training.packing else "sdpa"
+    kind = attention.PACKED if job.training.packing else None
     model = export.load(models.resolve(job.init), job.lora, kind)
     if job.training.packing:
         attention.check_packable(model.get_base_model() if job.lora else model)

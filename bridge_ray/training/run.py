@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bridge_ray import storage
+from bridge_ray.config import Training
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray, numerics
 from bridge_ray.progress import Progress
@@ -16,6 +17,8 @@ from bridge_ray.training import allocator
 if TYPE_CHECKING:
     from bridge_ray.training.loop import Job
 
+RUN = "checkpoints"  # the folder that Ray Train names after its run
+
 
 class Halted(Exception):
     """A training was ended by the one who watched it; it has left no model."""
@@ -24,33 +27,68 @@ class Halted(Exception):
 def fit(job: Job, name: str, progress: Progress) -> str:
     """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
-    Returns the precision, bf16 or fp32; this machine decides what ``auto`` is for all workers.
+    Returns the precision, bf16 or fp32; the machine that begins decides what ``auto`` is, for all workers and attempts.
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
-    Raises UserError where the loop has found that it cannot go on, and else what it raised once
-    ``training.max_failures`` restarts are used up; Halted where ``job.watch`` has ended it.
+    Raises UserError where the loop has found that it cannot go on, or its workers were killed more often than
+    ``training.max_failures``, and else what it raised; Halted where ``job.watch`` has ended it.
     """
+    from ray.exceptions import OutOfMemoryError, RayActorError
     from ray.train import TrainingFailedError
 
+    from bridge_ray.training import faults
+
     local_ray.start()
-    precision = numerics.precision(job.training.precision, job.training.gpus_per_worker)
-    job = replace(job, training=job.training.model_copy(update={"precision": precision}))
     states = storage.join(job.out, "state")
-    # DeepSpeed's checkpoints fit the number of workers, the ZeRO stage and the precision that they were made with.
-    kind = (f"zero{job.training.zero_stage}", f"by-{job.training.workers}", precision)
-    state = storage.join(states, "-".join(kind))
+    precision = _precision(job.training, states)
+    job = replace(job, training=job.training.model_copy(update={"precision": precision}))
+    state = storage.join(states, _layout(job.training))
+    if others := _other_layouts(states, state):
+        progress.console.print(
+            f"{name}: begins anew: its checkpoints are of {', '.join(others)}, and it is to be {_layout(job.training)} "
+            "now; with training.zero_stage, workers and precision as they were it goes on"
+        )
     for verdict in (job.fault, job.halt):  # of an earlier attempt: what it was about may have been changed
         storage.remove(verdict)
     with progress.counted(name, job.plan.updates, "updates") as counter, handlers_kept():
         try:
             _trainer(job, state, counter).fit()
-        except TrainingFailedError:
+        except (TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             _raise_fault(name, job)
+            if (why := faults.killed(error, job.training)) is not None:
+                raise UserError(f"{name}: {why}") from error
             raise
     _raise_fault(name, job)
     halted = storage.read_json(job.halt)
     storage.delete(states)
     if halted is not None:
         raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
+    return precision
+
+
+def _layout(training: Training) -> str:
+    """What DeepSpeed's checkpoints are made for, and fit no other."""
+    return f"zero{training.zero_stage}-by-{training.workers}-{training.precision}"
+
+
+def _other_layouts(states: str, state: str) -> list[str]:
+    """The layouts that there are checkpoints of, where there are none of this one."""
+    there = [name for name in storage.folders(states) if _has_checkpoints(storage.join(states, name))]
+    return [] if _has_checkpoints(state) else there
+
+
+def _has_checkpoints(state: str) -> bool:
+    return any(name.startswith("checkpoint_") for name in storage.folders(storage.join(state, RUN)))
+
+
+def _precision(training: Training, states: str) -> Literal["bf16", "fp32"]:
+    """What ``auto`` was to the attempt that began: a machine that is fast at another one can go on, too."""
+    if training.precision != "auto":
+        return training.precision
+    decided = storage.join(states, "precision.json")
+    precision: Literal["bf16", "fp32"] | None = storage.read_json(decided)
+    if precision is None:
+        precision = numerics.precision("auto", training.gpus_per_worker)
+        storage.write_json(decided, precision)
     return precision
 
 
@@ -77,7 +115,7 @@ def _trainer(job: Job, state: str, counter: Any) -> Any:
             label_selector=job.training.labels or None,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name=RUN,
             storage_path=state,
             failure_config=FailureConfig(max_failures=job.training.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=job.training.checkpoints_kept),

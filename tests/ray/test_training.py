@@ -7,6 +7,7 @@ import random
 import shutil
 import threading
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from rich.console import Console
 from bridge_ray import storage
 from bridge_ray.config import Lora, Phase, Schedule, Training
 from bridge_ray.errors import UserError
-from bridge_ray.inference import local_ray
+from bridge_ray.inference import local_ray, numerics
 from bridge_ray.progress import Progress
 from bridge_ray.training import lessons, loop, tokens
 from bridge_ray.training.curriculum import make_plan, resolved
@@ -181,7 +182,8 @@ def test_killed_workers_cost_the_updates_since_their_checkpoint(
 ) -> None:
     """Twice; the losses are those of a training that nothing happened to, and no start but the first begins anew."""
     killed: list[int] = []
-    threading.Thread(target=kill_twice, args=(tmp_path, killed), daemon=True).start()
+    # The second checkpoint is made after update 6, the sixth after 18. Ray may not know of the newest one by then.
+    threading.Thread(target=kill_at, args=(tmp_path, (6, 18), killed), daemon=True).start()
     fields: dict[str, Any] = {"workers": 2, "zero_stage": 2, "precision": "fp32", "checkpoint_every": 3}
     resumed = train(job(tmp_path, tiny_model, token_folders, **fields))
     assert len(killed) == 2, "the workers were not killed: the test has shown nothing"
@@ -191,10 +193,36 @@ def test_killed_workers_cost_the_updates_since_their_checkpoint(
     assert 1 == begun[0] < begun[1] < begun[2] and {start % 3 for start in begun} == {1}, begun
 
 
-def kill_twice(out: Path, killed: list[int]) -> None:
-    """SIGKILL a training worker of ours as soon as the second checkpoint is made (after update 6), and again after the
-    sixth. Ray may not know of the newest one by then."""
-    for needed in (6, 18):
+def test_a_training_that_is_given_up_says_why_and_goes_on_when_it_is_run_again(
+    tmp_path: Path, tiny_model: str, token_folders: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the precision that it was begun in, although the second machine is fast at another; and where its checkpoints
+    are of another layout it says that it cannot."""
+    monkeypatch.setattr(numerics, "fast_bf16", lambda gpus: False)
+    fields: dict[str, Any] = {"workers": 1, "zero_stage": 0, "checkpoint_every": 3, "max_failures": 0}
+    made = job(tmp_path / "out", tiny_model, token_folders, **fields)
+    threading.Thread(target=kill_at, args=(tmp_path / "out", (6,), killed := []), daemon=True).start()
+    with pytest.raises(
+        UserError, match=r"test: a worker was killed, and training.max_failures \(0\) restarts"
+    ) as given_up:
+        train(made)
+    assert len(killed) == 1 and "lower training.micro_batch (now 1)" in str(given_up.value)
+    shutil.copytree(tmp_path / "out", tmp_path / "other")
+
+    monkeypatch.setattr(numerics, "fast_bf16", lambda gpus: True)
+    with (tmp_path / "said").open("w") as file:
+        assert fit(made, "test", Progress(Console(file=file, width=200))) == "fp32"
+        other = job(tmp_path / "other", tiny_model, token_folders, **fields | {"zero_stage": 1})
+        assert fit(other, "test", Progress(Console(file=file, width=200))) == "fp32"
+    begun = [[updates_of(file)[0] for file in told_in(Path(each.out))] for each in (made, other)]
+    assert begun[0][0] == 1 < begun[0][1] and begun[1] == [1, 1], begun
+    [said] = [line for line in (tmp_path / "said").read_text().splitlines() if "anew" in line]
+    assert said.startswith("test: begins anew: its checkpoints are of zero0-by-1-fp32, and it is to be zero1-by-1-fp32")
+
+
+def kill_at(out: Path, updates: Sequence[int], killed: list[int]) -> None:
+    """SIGKILL a training worker of ours as soon as an update is told of, for each of the updates."""
+    for needed in updates:
         while max((update for file in told_in(out) for update in updates_of(file)), default=0) < needed:
             time.sleep(0.02)
         while not (workers := [one for one in psutil.Process().children(recursive=True) if is_worker(one)]):

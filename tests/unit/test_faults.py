@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from bridge_ray.config import Training
-from bridge_ray.training.faults import Unpackable, explained, verdict
+from bridge_ray.training.faults import Unpackable, explained, killed, verdict
 from bridge_ray.training.trackers import Refused
 
 
@@ -56,6 +59,30 @@ def test_what_takes_less_memory_is_named(error: Exception) -> None:
 
 def test_other_errors_may_be_tried_again() -> None:
     assert explained(RuntimeError("shapes do not match"), Training()) is None
+
+
+def given_up(death: Exception) -> Exception:
+    """What Ray Train raises where a worker's process has gone."""
+    return WorkerGroupError("", {0: RuntimeError("gloo"), 1: WorkerHealthCheckFailedError("a check failed", death)})
+
+
+def test_a_node_without_memory_is_named_with_what_takes_less() -> None:
+    death = OutOfMemoryError("4 worker(s) were killed due to the node running low on memory. IP 10.0.0.3\nmore\n")
+    said = killed(given_up(death), Training())
+    assert said is not None and said.startswith(
+        "4 worker(s) were killed due to the node running low on memory. IP 10.0.0.3: lower training.micro_batch (now 8"
+    )
+
+
+def test_a_worker_that_is_killed_without_a_word_may_have_been_for_its_memory() -> None:
+    said = killed(given_up(ActorDiedError()), Training(max_failures=2))
+    assert said is not None and said.startswith(
+        "a worker was killed, and training.max_failures (2) restarts are used up. Where it was for want of memory"
+    )
+
+
+def test_an_error_that_a_worker_has_raised_is_no_death() -> None:
+    assert killed(WorkerGroupError("", {0: RuntimeError("shapes do not match")}), Training()) is None
 
 
 def test_a_model_that_cannot_be_packed_is_told_from_one_that_is_broken() -> None:

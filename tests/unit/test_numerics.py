@@ -1,6 +1,8 @@
-"""Which number format is computed in: what is asked for, or what the machine is fast at."""
+"""What an engine computes in: the number format that the machine is fast at, on the CPUs that are its own."""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -33,3 +35,11 @@ def test_a_precision_that_is_asked_for_stays(native: bool) -> None:
 def test_an_engine_computes_in_the_fast_format(monkeypatch: pytest.MonkeyPatch, fast: bool, kind: str) -> None:
     monkeypatch.setattr(numerics, "fast_bf16", lambda gpus: fast)
     assert engine._arguments("m", None, Engine(), 0)["dtype"] == kind
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, to use one of them")
+def test_an_engine_has_no_more_threads_than_its_container_has_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM, left to itself, binds one to each core that it sees, which is all of the machine's."""
+    monkeypatch.setattr(os, "environ", {"LOKY_MAX_CPU_COUNT": "1"})
+    engine._environment(Engine())
+    assert (os.environ["OMP_NUM_THREADS"], os.environ["VLLM_CPU_OMP_THREADS_BIND"]) == ("1", "nobind")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,18 @@ def test_attention_that_cannot_be_packed_is_refused() -> None:
     some = torch.zeros(1, 1, 2, 4)
     with pytest.raises(ValueError, match="softcap cannot be packed"):
         attention.packed_attention(torch.nn.Identity(), some, some, some, None, segments=(2,), softcap=30.0)
+
+
+def test_a_model_whose_attention_cannot_be_packed_is_trained_padded(tmp_path: Path) -> None:
+    """Gemma 2 caps its scores, which scaled_dot_product_attention cannot; a row's loss is its own all the same."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    kinds = {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 200, "attn_logit_softcapping": 0.1}
+    Gemma2ForCausalLM(Gemma2Config(**sizes, **kinds, initializer_range=0.5)).save_pretrained(tmp_path)
+    model = CompletionLoss(export.load(str(tmp_path), None).eval())
+    some = rows(3)
+    assert loss_of(model, padded(some)) == pytest.approx(sum(loss_of(model, padded([row])) for row in some), rel=1e-4)
 
 
 def test_recomputed_layers_are_run_again_for_their_gradients(tiny_model: str) -> None:

@@ -29,7 +29,7 @@ from tests.corpora import left, selected
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     """Tasks are plain calls, with one thread each: for so few rows more would wait on one another."""
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
     faiss.omp_set_num_threads(1)
     monkeypatch.setattr(workers, "call", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(workers, "each", lambda function, calls: [function(*arguments) for arguments in calls])
@@ -240,12 +240,12 @@ def test_a_large_corpus_gets_partitions_and_a_small_one_none():
     assert large.partitions(20_000) == 8 and large.partitions(1_000_000) == 400
 
 
-def test_a_step_with_all_cores_leaves_none_of_them_to_the_next() -> None:
+def test_a_step_with_all_cores_leaves_none_of_them_to_the_next(monkeypatch) -> None:
     """Ray uses its processes again: two of them with two threads each once took twice as long on two cores."""
     before = faiss.omp_get_max_threads()
     try:
-        faiss.omp_set_num_threads(1)
-        assert large.with_all_cores(faiss.omp_get_max_threads) == os.cpu_count()
+        monkeypatch.delenv("LOKY_MAX_CPU_COUNT")
+        assert large.with_all_cores(faiss.omp_get_max_threads) == len(os.sched_getaffinity(0))
         assert faiss.omp_get_max_threads() == 1
     finally:
         faiss.omp_set_num_threads(before)

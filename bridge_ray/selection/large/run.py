@@ -70,12 +70,11 @@ class Steps:
 
 def with_all_cores(function: Callable[..., T], *arguments: Any) -> T:
     """Call the function with faiss on all of this machine's cores: Ray would allow a task one."""
-    import os
-
     import faiss
+    from loky import cpu_count
 
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(os.cpu_count() or 1)
+    faiss.omp_set_num_threads(cpu_count())
     try:
         return function(*arguments)
     finally:
