@@ -66,7 +66,7 @@ def summary(spec: Spec, trials: Sequence[Trial], state: str, bill: Statement) ->
         "trials": [_plain(spec, trial, bill.by_run.get(run_name(spec, trial), Total())) for trial in ordered],
         "best": top and top.number,
         "front": {"objectives": list(names), "trials": [trial.number for trial in front(finished, names)]},
-        "importance": importance(spec, finished),
+        "importance": importance(spec, trials),
     }
 
 
@@ -105,19 +105,22 @@ def front(finished: Sequence[Trial], names: Sequence[str]) -> list[Trial]:
     return sorted(kept, key=lambda trial: trial.number)
 
 
-def importance(spec: Spec, finished: Sequence[Trial]) -> dict[str, Any] | None:
+def importance(spec: Spec, trials: Sequence[Trial]) -> dict[str, Any] | None:
     """How much each field has to do with whether a trial is among the most accurate: shares that add up to 1.
 
-    PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), as Optuna has it. None with too few trials, or where all did
-    equally well.
+    PED-ANOVA (Watanabe et al. 2023, arXiv 2304.10255), as Optuna has it. A trial that ASHA has stopped counts below all
+    that have finished: without it, a field whose bad values are stopped early would seem to decide nothing. None with
+    too few finished trials, or where all did equally well.
     """
+    finished = [trial for trial in trials if trial.state == "finished"]
     if len(finished) < LEAST_TRIALS or len({trial.accuracy for trial in finished}) == 1:
         return None
     import optuna
 
     known = study(spec)
-    for trial in finished:
-        if (frozen := frozen_trial(spec, trial)) is not None:
+    below = [min(trial.accuracy for trial in finished) - 1] * len(spec.objectives)
+    for trial in trials:
+        if (frozen := frozen_trial(spec, trial, below)) is not None:
             known.add_trial(frozen)
     place = spec.objectives.index("accuracy")
     with warnings.catch_warnings(action="ignore"):  # it says what ``target`` means, each time
@@ -126,7 +129,7 @@ def importance(spec: Spec, finished: Sequence[Trial]) -> dict[str, Any] | None:
             evaluator=optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP),
             target=lambda trial: -trial.values[place],
         )
-    return {"trials": len(finished), "top": TOP, "shares": {name: shares.get(name, 0.0) for name in spec.space}}
+    return {"trials": len(known.trials), "top": TOP, "shares": {name: shares.get(name, 0.0) for name in spec.space}}
 
 
 def recipe(spec: Spec, base: Config, chosen: Trial, home: str) -> str:

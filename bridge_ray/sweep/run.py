@@ -40,7 +40,7 @@ TUNE_ENVIRONMENT = {
 
 # Fields that change nothing of what a trial is.
 INDIFFERENT = (
-    *("engine.", "budget.max_", "teacher.base_url", "teacher.concurrency", "teacher.key_file"),
+    *("engine", "budget.max_queries", "budget.max_usd", "teacher.base_url", "teacher.concurrency", "teacher.key_file"),
     *("teacher.rpm", "teacher.store", "teacher.tpm"),
 )
 
@@ -110,9 +110,10 @@ def _earlier(spec: Spec, base: Config, root: str, name: str) -> list[Trial]:
         raise UserError(f"warm_start: no finished trial of a sweep {name} in {root}/sweeps")
     theirs = specs.validate(before["spec"], f"{home}/spec.json")
     varied = tuple(path for one in (spec, theirs) for key, part in one.space.items() for path in specs.paths(key, part))
+    free = tuple(f"{path}." for path in (*varied, *INDIFFERENT))
     old, new = flat(before["base"]), flat(_record(spec, base)["base"])
     for field in sorted(old | new):
-        if old.get(field) != new.get(field) and not field.startswith((*varied, *INDIFFERENT)):
+        if old.get(field) != new.get(field) and not f"{field}.".startswith(free):
             raise UserError(
                 f"warm_start: sweep {name} had {field} {old.get(field)}, this one has {new.get(field)}: what its "
                 "trials have reached says nothing here"
@@ -288,8 +289,7 @@ class Conductor:
 
     def __init__(self, sweep: Sweep, keeper: Any, progress: Progress, task: Task, stop: Stop):
         self._sweep, self._keeper, self._progress, self._task, self._stop = sweep, keeper, progress, task, stop
-        known = [trial for trial in sweep.book.ended() if trial.state == "finished"]
-        self._search = search.make(sweep.spec, [*sweep.warm, *known])
+        self._search = search.make(sweep.spec, [*sweep.warm, *sweep.book.ended()])
         self._again = [trial for trial in sweep.book.trials.values() if trial.state == "running"]
         self._began = time.monotonic()
         self._since: dict[int, float] = {}

@@ -87,9 +87,8 @@ class Sampled:
         if trial.state == "finished":
             self._study.tell(asked, objectives(self._spec, trial))
             return
-        if trial.state == "stopped" and len(self._spec.objectives) == 1:
-            for share, accuracy in trial.rungs:
-                asked.report(accuracy, round(100 * share))
+        for step, accuracy in _reports(self._spec, trial).items():
+            asked.report(accuracy, step)
         self._study.tell(asked, state=states.PRUNED if trial.state == "stopped" else states.FAIL)
 
 
@@ -112,17 +111,32 @@ def objectives(spec: Spec, trial: Trial) -> list[float]:
     return [getattr(trial, name) for name in spec.objectives]
 
 
-def frozen_trial(spec: Spec, trial: Trial) -> optuna.trial.FrozenTrial | None:
-    """An ended trial as Optuna keeps it; None for one that has no value, or whose point is not in the space."""
+def frozen_trial(spec: Spec, trial: Trial, values: Sequence[float] | None = None) -> optuna.trial.FrozenTrial | None:
+    """An ended trial as Optuna keeps it; None for one that says nothing, or whose point is not in the space.
+
+    ``values`` stand for the objectives of one that has none because it was stopped; else it is kept as pruned.
+    """
     import optuna
 
-    if trial.state != "finished" or not space.contains(spec.space, trial.point):
+    if trial.state not in ("finished", "stopped") or not space.contains(spec.space, trial.point):
         return None
+    if trial.state == "finished":
+        values = objectives(spec, trial)
+    states = optuna.trial.TrialState
     return optuna.trial.create_trial(
-        values=objectives(spec, trial),
+        state=states.PRUNED if values is None else states.COMPLETE,
+        values=values,
+        intermediate_values=_reports(spec, trial),
         params={name: space.label(value) for name, value in trial.point.items()},
         distributions={name: _distribution(spec.space[name]) for name in trial.point},
     )
+
+
+def _reports(spec: Spec, trial: Trial) -> dict[int, float]:
+    """Percent of the updates -> accuracy, of a stopped trial: for several objectives Optuna takes none."""
+    if trial.state != "stopped" or len(spec.objectives) > 1:
+        return {}
+    return {round(100 * share): accuracy for share, accuracy in trial.rungs}
 
 
 def suggest(trial: Any, name: str, part: Dimension) -> Any:

@@ -228,6 +228,14 @@ def test_a_trial_of_an_earlier_sweep_is_known_if_its_point_is_in_the_space() -> 
     assert search.frozen_trial(spec(), replace(finished(1, 0.5), state="failed")) is None
 
 
+def test_a_search_that_goes_on_knows_the_trials_that_were_stopped() -> None:
+    stopped = Trial(1, finished(1, 0.5).point, "stopped", (), ((0.25, 0.1), (0.5, 0.2)))
+    [known] = search.make(spec(objectives=["accuracy"]), [stopped])._study.trials  # type: ignore[union-attr]
+    assert (known.state.name, known.intermediate_values) == ("PRUNED", {25: 0.1, 50: 0.2})
+    [known] = search.make(spec(objectives=["accuracy", "usd"]), [stopped])._study.trials  # type: ignore[union-attr]
+    assert (known.state.name, known.intermediate_values) == ("PRUNED", {}), "several objectives have no such values"
+
+
 def test_an_earlier_sweep_of_another_base_is_refused_and_one_of_another_space_is_not(tmp_path: Path) -> None:
     first, base = specs.load(written(tmp_path), name="first", storage=str(tmp_path / "storage"))
     begun = run.prepare(first, base)
@@ -317,6 +325,20 @@ def test_the_field_that_decides_is_the_important_one() -> None:
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert results.importance(made, trials[:3]) is None
     assert results.importance(made, [replace(finished(i, 0.5), point=trials[i].point) for i in range(9)]) is None
+
+
+def test_a_field_whose_bad_values_are_stopped_early_is_important() -> None:
+    """All that finish are of the one strategy, so they alone would say that it does not matter."""
+    made = spec(space={"select.strategy": ["bridge", "random"], "budget.fraction": {"low": 0.01, "high": 1.0}})
+    points = [{"select.strategy": "bridge", "budget.fraction": 0.05 + (i * 7 % 20) / 22} for i in range(20)]
+    trials = [finished(i, 0.5 + i / 100, **point) for i, point in enumerate(points)]
+    trials += [
+        Trial(20 + i, point | {"select.strategy": "random"}, "stopped", (), ((0.5, 0.2),))
+        for i, point in enumerate(points)
+    ]
+    found = results.importance(made, trials)
+    assert found is not None and found["trials"] == 40
+    assert found["shares"]["select.strategy"] > 0.4
 
 
 def test_the_best_recipe_is_complete_and_says_where_it_comes_from(tmp_path: Path) -> None:
