@@ -221,9 +221,12 @@ def test_a_training_that_is_given_up_says_why_and_goes_on_when_it_is_run_again(
 
 
 def kill_at(out: Path, updates: Sequence[int], killed: list[int]) -> None:
-    """SIGKILL a training worker of ours as soon as an update is told of, for each of the updates."""
+    """SIGKILL a training worker of ours as soon as an update is told of, for each of the updates; the first of them
+    once Ray knows of a checkpoint, which on a busy machine comes later."""
     for needed in updates:
         while max((update for file in told_in(out) for update in updates_of(file)), default=0) < needed:
+            time.sleep(0.02)
+        while not list(out.glob("state/*/checkpoints/checkpoint_manager_snapshot.json")):
             time.sleep(0.02)
         while not (workers := [one for one in psutil.Process().children(recursive=True) if is_worker(one)]):
             time.sleep(0.02)
