@@ -22,8 +22,7 @@ class System:
     """``answers`` is what *evaluate* calls the model that answers.
 
     ``budgets``: the system is run at all budgets, at the one that systems are compared at, or once, because no budget
-    matters to it. ``*`` in an override stands for every phase of the curriculum. ``student``: whether it is a student,
-    so that it competes with BRIDGE for a place on the frontier.
+    matters to it. ``student``: whether it is a student, so that it competes with BRIDGE for a place on the frontier.
     """
 
     meaning: str
@@ -56,11 +55,7 @@ SYSTEMS = {
     "bridge_no_verification": System("bridge, every rationale kept as it is", "bridge", UNVERIFIED),
     "bridge_no_hint": System("bridge, without a hinted last try", "bridge", {"amplify.hint": False}),
     # joint keeps all lessons and takes their order away; reasoning_only would take the labels away too.
-    "bridge_no_curriculum": System(
-        "bridge, all lessons mixed, none before another",
-        "bridge",
-        {"student.control": "joint", "student.curriculum.*.order": "shuffled"},
-    ),
+    "bridge_no_curriculum": System("bridge, its very lessons mixed", "bridge", {"student.control": "joint"}),
     "bridge_majority": System(
         "bridge, gold the majority for open answers too", "bridge", {"amplify.checks": ["majority"]}
     ),
@@ -89,12 +84,8 @@ def configured(settings: Config, name: str) -> Config:
 
     Whatever the recipe says of verification, a system with a check has one: a check looks at verified replies.
     """
-    system, phases = SYSTEMS[name], range(len(settings.student.curriculum))
-    fields = {
-        path.replace("*", str(phase)): value
-        for path, value in system.overrides.items()
-        for phase in (phases if "*" in path else [0])
-    }
+    system = SYSTEMS[name]
+    fields = dict(system.overrides)
     if fields.get("amplify.checks") and settings.amplify.verify == "off":
         fields["amplify.verify"] = "gold"
     alone = {"evaluate.systems": [system.answers], "evaluate.by_entropy": False}  # which needs the TA beside it

@@ -55,9 +55,12 @@ class PhasePlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """``mixed``: the phases' lessons, all of them, in one random order; the learning rate is the phases' still."""
+
     phases: tuple[PhasePlan, ...]
     batch: int  # rows per update, all ranks together
     seed: int
+    mixed: bool = False
 
     @property
     def updates(self) -> int:
@@ -78,23 +81,23 @@ def updates_per_epoch(corpus_rows: int, batch: int) -> int:
 def resolved(phases: Sequence[Phase], control: str | None, epoch: int) -> tuple[Phase, ...]:
     """The phases with their updates, ``epoch`` of which are an epoch; or the control of as many updates.
 
-    ``reasoning_only``, ``answers_only`` and ``joint`` have rationales, answers, or both mixed in every phase;
-    ``reversed`` has the phases in the opposite order. What is replayed, and where the learning rate warms up, stays at
-    its place in all of them, so they differ in what is taught alone.
+    ``reasoning_only`` and ``answers_only`` have rationales or answers in every phase; ``reversed`` has the phases in
+    the opposite order. What is replayed, and where the learning rate warms up, stays at its place, so they differ in
+    what is taught alone. ``joint`` teaches the very lessons of the phases, mixed: it is up to ``make_plan``.
     """
     given = tuple(
         phase.model_copy(update={"updates": phase.updates or max(1, round(phase.epochs * epoch))}) for phase in phases
     )
-    if control is None:
+    if control in (None, "joint"):
         return given
     if control == "reversed":
         placed = zip(reversed(given), given, strict=True)
         return tuple(one.model_copy(update={"replay": at.replay, "rewarm": at.rewarm}) for one, at in placed)
-    target = {"reasoning_only": "rationale", "answers_only": "answer", "joint": "mix"}[control]
+    target = {"reasoning_only": "rationale", "answers_only": "answer"}[control]
     return tuple(phase.model_copy(update={"target": target}) for phase in given)
 
 
-def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed: int) -> Plan:
+def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed: int, mixed: bool = False) -> Plan:
     """Plan ``resolved`` phases against the number of token rows per pool.
 
     A replay share without a phase before it, or before which there are no rows, is not drawn.
@@ -116,7 +119,7 @@ def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed
                 rewarm=phase.rewarm,
             )
         )
-    return Plan(tuple(plans), batch, seed)
+    return Plan(tuple(plans), batch, seed, mixed)
 
 
 def _mixture(phase: Phase, rows: Mapping[str, int], number: int) -> Mixture:
@@ -130,6 +133,16 @@ def _mixture(phase: Phase, rows: Mapping[str, int], number: int) -> Mixture:
 def phase_at(plan: Plan, step: int) -> PhasePlan:
     """The phase that update ``step`` belongs to."""
     return next(phase for phase in reversed(plan.phases) if phase.first <= step)
+
+
+def untaught(plan: Plan) -> dict[int, int]:
+    """Phase number -> how many of its rows, the hardest, it ends before, of phases that go from easy to hard."""
+    left = {
+        phase.number: phase.draws.total - _own(phase, phase.updates * plan.batch)
+        for phase in plan.phases
+        if phase.order == "easy_to_hard"
+    }
+    return {number: rows for number, rows in left.items() if rows > 0}
 
 
 def easiest_first(plan: Plan, difficulty: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
@@ -146,21 +159,34 @@ def easiest_first(plan: Plan, difficulty: Mapping[str, np.ndarray]) -> dict[int,
 
 def batch_at(plan: Plan, step: int, order: Mapping[int, np.ndarray]) -> list[Row]:
     """The ``plan.batch`` rows of update ``step``; ``order`` is that of ``easiest_first``."""
-    phase = phase_at(plan, step)
-    start = (step - phase.first) * plan.batch
-    return [_row(plan.seed, phase, position, order) for position in range(start, start + plan.batch)]
+    places = range(step * plan.batch, (step + 1) * plan.batch)
+    if plan.mixed:
+        mixture = _permutation(plan.seed, len(plan.phases), 0, 0, plan.updates * plan.batch)
+        return [_lesson(plan, int(mixture[place]), order) for place in places]
+    return [_lesson(plan, place, order) for place in places]
+
+
+def _lesson(plan: Plan, place: int, order: Mapping[int, np.ndarray]) -> Row:
+    """The row at a place of the phases one after another."""
+    phase = phase_at(plan, place // plan.batch)
+    return _row(plan.seed, phase, place - phase.first * plan.batch, order)
 
 
 def _row(seed: int, phase: PhasePlan, position: int, order: Mapping[int, np.ndarray]) -> Row:
     """The row at a position of a phase's endless stream; every 1/replay-th position is a replayed one."""
-    replayed = math.floor(position * phase.replay)
+    own = _own(phase, position)
+    replayed = position - own
     if math.floor((position + 1) * phase.replay) > replayed:
         assert phase.replayed is not None
         return phase.replayed.row(_draw(seed, phase.number, 1, phase.replayed.total, replayed))
-    own = position - replayed
     if phase.number in order and own < phase.draws.total:
         return phase.draws.row(int(order[phase.number][own]))
     return phase.draws.row(_draw(seed, phase.number, 0, phase.draws.total, own))
+
+
+def _own(phase: PhasePlan, positions: int) -> int:
+    """How many of a phase's first positions are not replayed ones."""
+    return positions - math.floor(positions * phase.replay)
 
 
 def _draw(seed: int, phase: int, stream: int, rows: int, position: int) -> int:

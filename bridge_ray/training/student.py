@@ -73,7 +73,7 @@ def bridge_stage(
     """``unverified``: amplify's rationales were not checked (``verify: off``), and are learnt from all the same."""
     inputs = {"corpus": corpus, "select": select, "init": init, "amplify": amplify}
     work = partial(run_bridge, student=student, unverified=unverified, seed=seed)
-    return Stage("train_student", 2, _identity(student, training, seed), inputs, work)
+    return Stage("train_student", 3, _identity(student, training, seed), inputs, work)
 
 
 def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def direct_stage(
     name = "train_direct_labels" if labelled else "train_direct"
     inputs = {"corpus": corpus, "select": select, "init": init, "teach": teach}
     work = partial(run_direct, labelled=labelled, student=student, seed=seed)
-    return Stage(name, 2, _identity(student, training, seed), inputs, work)
+    return Stage(name, 3, _identity(student, training, seed), inputs, work)
 
 
 def run_direct(work: Work, labelled: bool, student: Student, seed: int) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _train(work: Work, rows: dict[str, pa.Table], epoch_rows: int, student: Stud
     init = storage.join(work.inputs["init"], "model")
     epoch = updates_per_epoch(epoch_rows, work.training.global_batch)
     phases = resolved(student.curriculum, student.control, epoch)
-    return teach_model(work, init, None, rows, phases, student.train, seed)
+    return teach_model(work, init, None, rows, phases, student.train, seed, mixed=student.control == "joint")
 
 
 def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:

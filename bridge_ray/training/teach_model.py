@@ -12,7 +12,7 @@ from bridge_ray import storage
 from bridge_ray.config import Lora, Phase, Schedule, Training
 from bridge_ray.stage import Work
 from bridge_ray.training import tokens
-from bridge_ray.training.curriculum import make_plan, pools
+from bridge_ray.training.curriculum import make_plan, pools, untaught
 from bridge_ray.training.run import fit
 from bridge_ray.training.trackers import Tracked
 
@@ -30,8 +30,9 @@ def teach_model(
     phases: Sequence[Phase],
     schedule: Schedule,
     seed: int,
+    mixed: bool = False,
 ) -> dict[str, Any]:
-    """Train ``init`` on the lessons (pool -> rows) through the phases, whose updates are resolved.
+    """Train ``init`` on the lessons (pool -> rows) through the phases, whose updates are resolved, or ``mixed``.
 
     Leaves ``model/`` (and ``adapter/``) under the stage's output. Raises UserError for a phase without lessons, and
     ``run.Halted`` where the stage's watch has ended the training.
@@ -40,7 +41,14 @@ def teach_model(
 
     source, out = storage.join(work.out, "lessons.parquet"), storage.join(work.out, "tokens")
     drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
-    plan = make_plan(phases, {pool: lessons[pool].num_rows for pool in drawn}, work.training.global_batch, seed)
+    counts = {pool: lessons[pool].num_rows for pool in drawn}
+    plan = make_plan(phases, counts, work.training.global_batch, seed, mixed)
+    for number, rows in untaught(plan).items():
+        work.progress.console.print(
+            f"{work.stage}: phase {number + 1} goes from easy to hard and ends before the hardest {rows:,} of its "
+            f"{plan.phases[number].draws.total:,} lessons; more epochs would teach them",
+            highlight=False,
+        )
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
     written = tokens.tokenise(source, init, work.training.seq_len, out)
     folders = {pool: storage.join(out, pool) for pool in written.rows}
