@@ -188,8 +188,7 @@ def bare_torch(folder: Path, updates: int) -> dict[str, Any]:
     weights = list(model.parameters())
     masters = weights
     if made.training.precision == "bf16":
-        masters = [weight.detach().clone() for weight in weights]
-        model.bfloat16()
+        masters = [weight.detach().float() for weight in weights]
     optimizer = torch.optim.AdamW(masters, lr=SCHEDULE.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
     tokens, losses, began = 0, [], 0.0
     for step in range(updates):

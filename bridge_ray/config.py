@@ -50,7 +50,7 @@ Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
 Check = Literal["majority", "likeliest", "arithmetic", "reanswer"]
-System = Literal["student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
+System = Literal["guess", "student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
 class Model(BaseModel):
@@ -206,6 +206,7 @@ class Schedule(Model):
 class TATrain(Schedule):
     lr: Annotated[float, Field(gt=0)] = 1.0e-4
     epochs: Annotated[float, Field(gt=0)] = 5.0
+    updates: Positive | None = None  # instead of epochs: as many for any budget
 
 
 class TA(Model):
@@ -314,7 +315,7 @@ class Evaluate(Model):
     can be told apart by how hard the questions are; costs as much as scoring that many questions.
     """
 
-    systems: tuple[System, ...] = ("student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
+    systems: tuple[System, ...] = ("guess", "student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
     split: Literal["dev", "test"] = "test"
     max_tokens: Positive = 256
     samples: Positive = 1
@@ -360,7 +361,7 @@ class Training(Model):
     """
 
     workers: Positive = 2
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    gpus_per_worker: Literal[0, 1] = 0
     zero_stage: Literal[0, 1, 2, 3] = 2
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     global_batch: Positive = 16

@@ -4,7 +4,8 @@ Greedily, or with ``samples`` above 1 by the majority of that many sampled answe
 for the dev split.
 
 The systems: the student before training, taught by the labels alone, direct, direct_labels and bridge; the TA before
-and after; and the teacher, which is only asked when the config names it, because it costs.
+and after; the teacher, which is only asked when the config names it, because it costs; and a guess: the commonest
+training answer of the question's kind, which is what the right form is worth without any thought.
 
 With ``by_entropy``, the TA before training also answers every question as stage *score* asks it, by the same engine:
 what each system gets right is then known for every tenth of the questions by difficulty.
@@ -81,10 +82,13 @@ def run(
     work: Work,
 ) -> dict[str, Any]:
     test = storage.read_table(storage.join(work.inputs["corpus"], settings.split))
-    local = [system for system in settings.systems if system != "teacher"]
+    local = [system for system in settings.systems if system not in ("teacher", "guess")]
     course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature, scoring)
     found = _predict(work, test, local, ta, course, seed) if local else {}
     predictions = {system: rows.select(records.PREDICTION.names) for system, rows in found.items()}
+    if "guess" in settings.systems:
+        train = storage.read_table(storage.join(work.inputs["corpus"], "train"), ["answer", "answer_type"])
+        predictions["guess"] = guesses(train, test)
     eval_queries = 0
     if "teacher" in settings.systems:
         predictions["teacher"], eval_queries = ask_teacher(work)
@@ -203,6 +207,23 @@ def prediction(row: Mapping[str, Any], text: str | None, error: str | None) -> d
     answer = None if text is None else extract(text, row["answer_type"], row["options"])
     correct = matches(answer, row["answer"], row["answer_type"])
     return {"system": row["system"], "text": text, "answer": answer, "correct": correct, "error": error}
+
+
+def guesses(train: pa.Table, asked: pa.Table) -> pa.Table:
+    """Of each question the commonest answer to the training questions of its kind, records.PREDICTION; of equally
+    common ones the first in the alphabet.
+    """
+    counts = (
+        train.filter(pc.is_valid(train["answer"])).group_by(["answer_type", "answer"]).aggregate([([], "count_all")])
+    )
+    ranked = counts.sort_by([("count_all", "ascending"), ("answer", "descending")]).to_pylist()
+    commonest = {row["answer_type"]: row["answer"] for row in ranked}
+    rows = []
+    for row in asked.select(["id", "answer", "answer_type"]).to_pylist():
+        answer = commonest.get(row["answer_type"])
+        correct = matches(answer, row["answer"], row["answer_type"])
+        rows.append({"id": row["id"], "system": "guess", "answer": answer, "correct": correct})
+    return pa.Table.from_pylist(rows, schema=records.PREDICTION)
 
 
 def _ask_teacher(work: Work, terms: Terms, split: str) -> tuple[pa.Table, int]:

@@ -128,7 +128,12 @@ def _work(record: _Record, records: Records, other: _Record) -> dict[str, float]
             work = {"queries": identity["queries"]}
         case "train_ta":
             queries = records[record.inputs["teach"]].identity["queries"]
-            work = {"queries": queries, "epochs": identity["train"]["epochs"]}
+            train = identity["train"]
+            work = (
+                {"updates": train["updates"]}
+                if train.get("updates")
+                else {"queries": queries, "epochs": train["epochs"]}
+            )
         case "amplify":
             work = {"rows": rows, "tokens": _amplified_tokens(record, rows, other)}
         case "student_init":
@@ -139,7 +144,8 @@ def _work(record: _Record, records: Records, other: _Record) -> dict[str, float]
             work = {"rows": rows, "epochs": sum(epochs)}
         case "evaluate":
             settings, scoring = identity["evaluate"], identity.get("score")
-            tokens = len(settings["systems"]) * settings.get("samples", 1) * settings["max_tokens"]
+            answering = [system for system in settings["systems"] if system not in ("guess", "teacher")]
+            tokens = len(answering) * settings.get("samples", 1) * settings["max_tokens"]
             if scoring:
                 tokens += scoring["samples"] * scoring["max_tokens"]
             work = {"rows": corpus.metrics[settings.get("split", "test")], "tokens": tokens}

@@ -36,6 +36,7 @@ RANDOM = {"select.strategy": "random"}
 UNVERIFIED = {"amplify.verify": "off", "amplify.checks": []}
 
 SYSTEMS = {
+    "guess": System("the commonest training answer of the question's kind", "guess", budgets="none", student=False),
     "student_base": System("the student before training", "student_base", budgets="none"),
     "ta_base": System("the TA before training", "ta_base", budgets="none", student=False),
     "teacher": System("the teacher itself", "teacher", budgets="none", student=False),

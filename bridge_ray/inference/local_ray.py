@@ -29,6 +29,7 @@ DRIVER_ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # else a relative path means another file to training workers than to all others
 }
 
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # the variable has this name; Ray's job server sets it

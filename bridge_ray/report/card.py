@@ -59,7 +59,8 @@ def _lineage(config: Config, finished: Mapping[str, Done], metrics: Mapping[str,
         phases = f"{config.student.control}, in as many updates as {phases}"
     ta = f"{config.ta.model}, untaught"
     if "train_ta" in finished:
-        ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, hash {_hash(finished, 'train_ta')}"
+        adapter = finished["train_ta"].metrics.get("adapter", "unknown")
+        ta = f"{config.ta.model}, LoRA of rank {config.ta.lora.rank}, adapter's SHA-256 `{adapter}`"
     rows = ", ".join(f"{name} {number}" for name, number in (metrics["rows"] or {}).items() if name != "corpus")
     return {
         "corpus": f"{config.corpus.source}, {corpus['train']} training rows, hash {_hash(finished, 'corpus')}",

@@ -17,8 +17,14 @@ from bridge_ray.report.summary import count, interval, money, percent
 from bridge_ray.report.templates import environment
 
 CORE = ("bridge", "direct_labels", "direct")  # drawn as lines over their budgets
-TABLES_ONLY = ("student_base", "ta_base", "ta", "teacher")  # no trained student: they would only stretch the charts
-FLAT = ("labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
+TABLES_ONLY = (
+    "guess",
+    "student_base",
+    "ta_base",
+    "ta",
+    "teacher",
+)  # no trained student: they would only stretch the charts
+FLAT = ("guess", "labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
 NAMES_LEFT = 152  # units that the longest system's name takes
 
 Line = Mapping[str, Any]  # of frontier.json's intervals

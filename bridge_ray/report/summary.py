@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 SYSTEMS = {  # in the order people read them
+    "guess": "no model: the commonest training answer of the question's kind",
     "student_base": "the student before training",
     "labels": "student taught by all labels and no rationale",
     "direct": "student taught by the bought rationales alone",

@@ -150,7 +150,7 @@ def recipe(spec: Spec, base: Config, chosen: Trial, home: str) -> str:
 
 def test_command(spec: Spec, home: str) -> str:
     """The command that reports the best trial on the test split."""
-    systems = "evaluate.systems=[student_base, direct, direct_labels, bridge, ta]"
+    systems = "evaluate.systems=[guess, student_base, direct, direct_labels, bridge, ta]"
     words = ["--name", f"{spec.name}-test", "--set", "evaluate.split=test", "--set", systems]
     return shlex.join(["bridge-ray", "run", storage.join(home, "best.yaml"), *words])
 

@@ -18,13 +18,13 @@ from bridge_ray.config import Lora
 from bridge_ray.inference import models, numerics
 
 
-def load(directory: str, lora: Lora | None, attention: str | None = None) -> Any:
-    """The causal language model of a directory in fp32, with fresh LoRA layers on every linear layer if asked for.
+def load(directory: str, lora: Lora | None, attention: str | None = None, dtype: torch.dtype = torch.float32) -> Any:
+    """The causal language model of a directory, with fresh LoRA layers on every linear layer if asked for.
 
     ``attention`` names an implementation that transformers knows; without, it is the fastest of the model's own.
     """
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, use_safetensors=True, attn_implementation=attention
+        directory, dtype=dtype, use_safetensors=True, attn_implementation=attention
     )
     if lora is None:
         return model
@@ -145,8 +145,13 @@ def write(
     losses: Sequence[Mapping[str, float]],
     out: str,
 ) -> None:
-    """Export a trained model under ``out``: ``model/`` (merged, if LoRA), ``adapter/`` (if LoRA), ``losses.json``."""
+    """Export a trained model under ``out``: ``model/`` (merged, if LoRA), ``adapter/`` (if LoRA), and then
+    ``losses.json``, which says that the training has ended."""
+    _write_models(model, weights, lora, base, out)
     storage.write_json(storage.join(out, "losses.json"), list(losses))
+
+
+def _write_models(model: Any, weights: Mapping[str, torch.Tensor], lora: Lora | None, base: str, out: str) -> None:
     if lora is None:
         _save(filled(base, weights), base, storage.join(out, "model"))
         return

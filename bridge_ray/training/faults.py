@@ -12,17 +12,22 @@ from bridge_ray.config import Training
 from bridge_ray.training.trackers import Refused
 
 WINDOW = 20  # updates whose losses are averaged
+SKIPS = 5  # updates in a row without finite gradients that are too many
 
 
 def verdict(losses: Sequence[Mapping[str, float]]) -> str | None:
     """Why the losses so far (one line per update) must not go on; None where they may.
 
     The loss is not a number, or diverges: a window of updates has a mean of more than twice the phase's best window's
-    plus one nat.
+    plus one nat. Or the gradients are no numbers, update after update: DeepSpeed passes over them in bf16.
     """
     last = losses[-1]
     if not math.isfinite(last["loss"]):
         return f"the loss of update {last['update']:g} is {last['loss']}: {_CALMER}"
+    if len(losses) >= SKIPS and all(line.get("skipped") for line in losses[-SKIPS:]):
+        return (
+            f"the gradients of {SKIPS} updates up to {last['update']:g} are no numbers, so nothing is learnt: {_CALMER}"
+        )
     if len(losses) % WINDOW:
         return None
     phase = [line["loss"] for line in losses if line["phase"] == last["phase"]]
@@ -60,14 +65,24 @@ def killed(error: BaseException, training: Training) -> str | None:
     deaths = [getattr(failure, "health_check_failure", failure) for failure in failures]
     for death in deaths:
         if isinstance(death, OutOfMemoryError):
-            return f"{str(death).splitlines()[0]}: {_smaller(training)}"
+            return f"{str(death).splitlines()[0]}: {_lighter(training)}"
     if any(isinstance(death, RayActorError) for death in deaths):
         return (
             f"a worker was killed, and training.max_failures ({training.max_failures}) restarts are used up. Where it "
-            f"was for want of memory, as the node's kernel log says: {_smaller(training)}. Where nodes were lost: run "
+            f"was for want of memory, as the node's kernel log says: {_lighter(training)}. Where nodes were lost: run "
             "again, or raise training.max_failures"
         )
     return None
+
+
+def _lighter(training: Training) -> str:
+    """What takes less of a node's memory, as opposed to a GPU's."""
+    if training.gpus_per_worker == 0:
+        return _smaller(training)
+    return (
+        "every worker of a node loads the whole model before the GPU has it: take fewer workers a node, or nodes with "
+        "more memory, and let training.deepspeed offload less; run again: it continues from the last checkpoint"
+    )
 
 
 def _smaller(training: Training) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray.train
+import ray.train.torch
 import torch
 from loky import cpu_count
 
@@ -31,7 +31,8 @@ from bridge_ray.training.trackers import Tracked, Tracker
 
 PREEMPTION_SECONDS = 5.0  # between two questions whether a node is about to be taken away
 
-Losses = list[dict[str, float]]  # per update: update, phase, loss (nats per completion token), lr, tokens, seconds
+# Per update: update, phase, loss (nats per completion token), lr, tokens, those of completions, skipped, seconds, mfu.
+Losses = list[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Job:
 
 def train(job: Job, counter: Any) -> None:
     """One worker's whole part. What no restart would change is left in ``job.fault``, and ends the restarted ones."""
-    if storage.exists(job.fault) or storage.exists(job.halt):
+    if _over(job):
         return
     try:
         _train(job, counter)
@@ -73,13 +74,23 @@ def train(job: Job, counter: Any) -> None:
         raise
 
 
+def _over(job: Job) -> bool:
+    """Whether the training has ended without a model, as rank 0 sees it: on a network file system another node may not
+    see yet what a worker has left, and would wait for the others for ever."""
+    over = torch.zeros(1, device=ray.train.torch.get_device())
+    if ray.train.get_context().get_world_rank() == 0 and (storage.exists(job.fault) or storage.exists(job.halt)):
+        over.fill_(1)
+    torch.distributed.broadcast(over, 0)
+    return bool(over.item())
+
+
 def _train(job: Job, counter: Any) -> None:
     """Build, resume, update, checkpoint, export."""
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.manual_seed(job.seed)
-    if job.training.gpus_per_worker == 0:
-        torch.set_num_threads(max(1, cpu_count() // context.get_local_world_size()))
+    # Ray would allow one; with GPUs, an optimizer that is offloaded steps on them.
+    torch.set_num_threads(max(1, cpu_count() // context.get_local_world_size()))
     feed = Feed(_load_rows(job), job.plan, rank, world, job.training)
     model = load_model(job)
     engine = start_engine(CompletionLoss(model), job.schedule, job.training, feed.one_at_most)
@@ -102,11 +113,13 @@ def _load_rows(job: Job) -> dict[str, tokens.TokenRows]:
 
 
 def load_model(job: Job) -> Any:
-    """The model in fp32, ready to be trained. Raises Unpackable where its rows cannot be packed."""
+    """The model, ready to be trained, in the training's precision: DeepSpeed makes its fp32 master weights of that, and
+    every worker of a node loads the whole of it. Raises Unpackable where its rows cannot be packed."""
     if job.training.packing:
         attention.register()
     kind = attention.PACKED if job.training.packing else None
-    model = export.load(models.resolve(job.init), job.lora, kind)
+    dtype = torch.bfloat16 if job.training.precision == "bf16" else torch.float32
+    model = export.load(models.resolve(job.init), job.lora, kind, dtype)
     if job.training.packing:
         attention.check_packable(model.get_base_model() if job.lora else model)
     if job.training.gradient_checkpointing:
@@ -171,14 +184,14 @@ def _merged(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 def _updates(engine: Any, feed: Feed, job: Job, losses: Losses, tracker: Tracker, counter: Any) -> bool:
     """All updates that are left; False where the losses forbid to go on, and why is in ``job.fault``, or where the
     watch has ended the training, as ``job.halt`` says."""
-    flops, fastest = speed.operations_per_token(engine.module.model), speed.peak(engine.device)
+    work, fastest = speed.operations(engine.module.model), speed.peak(engine.device, job.training.precision)
     preemption, ended = Preemption(), time.monotonic()
     for step in range(len(losses), job.plan.updates):
         line, look = _update(engine, feed, job, step, preemption.due)
         # From update to update: what lies between them, checkpoints too, is part of what an update takes.
         line["seconds"], ended = round(time.monotonic() - ended, 4), time.monotonic()
         if fastest is not None:
-            line["mfu"] = flops * line["tokens"] / line["seconds"] / feed.world / fastest
+            line["mfu"] = work.of(line["tokens"], line["completions"]) / line["seconds"] / feed.world / fastest
         losses.append(line)
         tracker.log(line)
         if counter is not None:
@@ -239,6 +252,7 @@ def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[di
         group["lr"] = lr
     micros, completions = feed.update(step)
     completions = max(1, completions)  # prompts that fill seq_len leave none
+    skipped = engine.skipped_steps
     summed = torch.zeros(3, dtype=torch.float64, device=engine.device)
     for number, micro in enumerate(micros):
         engine.set_gradient_accumulation_boundary(number == len(micros) - 1)
@@ -258,6 +272,8 @@ def _update(engine: Any, feed: Feed, job: Job, step: int, due: bool) -> tuple[di
         "loss": loss / completions,
         "lr": lr,
         "tokens": seen,
+        "completions": completions,
+        "skipped": engine.skipped_steps - skipped,  # in bf16, of gradients that are no numbers, by all ranks alike
     }, look > 0
 
 

@@ -39,7 +39,9 @@ def fit(job: Job, name: str, progress: Progress) -> str:
 
     local_ray.start()
     states = storage.join(job.out, "state")
-    precision = _precision(job.training, states)
+    precision = _precision(job)
+    if _complete(job):  # and its driver was killed before it could say so
+        return precision
     job = replace(job, training=job.training.model_copy(update={"precision": precision}))
     state = storage.join(states, _layout(job.training))
     if others := _other_layouts(states, state):
@@ -59,10 +61,21 @@ def fit(job: Job, name: str, progress: Progress) -> str:
             raise
     _raise_fault(name, job)
     halted = storage.read_json(job.halt)
-    storage.delete(states)
+    if halted is None and not _complete(job):  # a file system that is late, or a bug: what can be gone on from stays
+        raise RuntimeError(f"{name}: the workers have ended, and {job.out} has no finished model of theirs")
+    try:
+        storage.delete(states)
+    except OSError as error:
+        progress.console.print(f"{name}: its checkpoints stay in {states}: {error}", markup=False, highlight=False)
     if halted is not None:
         raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
     return precision
+
+
+def _complete(job: Job) -> bool:
+    """Whether the model is there: its history, which is written last, is of all updates."""
+    losses = storage.read_json(storage.join(job.out, "losses.json"))
+    return losses is not None and len(losses) == job.plan.updates
 
 
 def _layout(training: Training) -> str:
@@ -80,14 +93,14 @@ def _has_checkpoints(state: str) -> bool:
     return any(name.startswith("checkpoint_") for name in storage.folders(storage.join(state, RUN)))
 
 
-def _precision(training: Training, states: str) -> Literal["bf16", "fp32"]:
+def _precision(job: Job) -> Literal["bf16", "fp32"]:
     """What ``auto`` was to the attempt that began: a machine that is fast at another one can go on, too."""
-    if training.precision != "auto":
-        return training.precision
-    decided = storage.join(states, "precision.json")
+    if job.training.precision != "auto":
+        return job.training.precision
+    decided = storage.join(job.out, "precision.json")
     precision: Literal["bf16", "fp32"] | None = storage.read_json(decided)
     if precision is None:
-        precision = numerics.precision("auto", training.gpus_per_worker)
+        precision = numerics.precision("auto", job.training.gpus_per_worker)
         storage.write_json(decided, precision)
     return precision
 

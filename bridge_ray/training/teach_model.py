@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -59,7 +60,15 @@ def teach_model(
     precision = fit(job, work.stage, work.progress)
     storage.delete(out)
     losses = storage.read_json(storage.join(work.out, "losses.json"))
-    return asdict(written) | {"precision": precision} | metrics(losses)
+    made = {"precision": precision} | ({} if lora is None else {"adapter": _digest(work.out)})
+    return asdict(written) | made | metrics(losses)
+
+
+def _digest(out: str) -> str:
+    """16 hex digits of what the adapter's file holds."""
+    weights = storage.read_bytes(storage.join(out, "adapter", "adapter_model.safetensors"))
+    assert weights is not None, "there is no adapter"
+    return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def metrics(losses: Sequence[Mapping[str, float]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def stage(ta: TA, training: Training, seed: int, corpus: Stage, select: Stage, t
         "seed": seed,
     }
     inputs = {"corpus": corpus, "select": select, "teach": teach}
-    return Stage("train_ta", 2, parts, inputs, partial(run, ta=ta, seed=seed))
+    return Stage("train_ta", 3, parts, inputs, partial(run, ta=ta, seed=seed))
 
 
 def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
@@ -41,5 +41,5 @@ def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
         )
     rows = {"rationale": lessons.rationales(corpus, bought, difficulty)}
     epoch = updates_per_epoch(bought.num_rows, work.training.global_batch)
-    phases = resolved([Phase(target="rationale", epochs=ta.train.epochs)], None, epoch)
+    phases = resolved([Phase(target="rationale", epochs=ta.train.epochs, updates=ta.train.updates)], None, epoch)
     return teach_model(work, ta.model, ta.lora, rows, phases, ta.train, seed)

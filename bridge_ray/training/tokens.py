@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,9 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> Tokenised:
     """
     import ray
 
+    told = storage.join(out, "tokenised.json")
+    if (before := storage.read_json(told)) is not None:  # by an attempt that was interrupted
+        return Tokenised(**before)
     local_ray.start()
     storage.delete(out)
     total = storage.count_rows(storage.files(lessons))
@@ -109,7 +112,9 @@ def tokenise(lessons: str, model: str, seq_len: int, out: str) -> Tokenised:
         pool = pools["taught"].idxmin()
         raise UserError(f"training.seq_len {seq_len}: the prompts of the {pool} lessons fill it; raise it")
     rows = {str(pool): int(count) for pool, count in pools["rows"].items()}
-    return Tokenised(rows, int(pools["cut"].sum()), int((pools["rows"] - pools["taught"]).sum()))
+    made = Tokenised(rows, int(pools["cut"].sum()), int((pools["rows"] - pools["taught"]).sum()))
+    storage.write_json(told, asdict(made))
+    return made
 
 
 def load(folder: Path) -> TokenRows:

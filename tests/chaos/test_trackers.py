@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: str) -> Iterat
         made = trainings.job(folder / "out", tiny_model, folders, workers=2, zero_stage=2, checkpoint_every=3)
         tracked = replace(made.tracked, trackers=("tensorboard", "mlflow", "wandb"), config={"lr": 3e-3})
         killed: list[int] = []
-        threading.Thread(target=trainings.kill_twice, args=(folder / "out", killed), daemon=True).start()
+        threading.Thread(target=trainings.kill_at, args=(folder / "out", (6, 18), killed), daemon=True).start()
         lines = trainings.train(replace(made, tracked=tracked))
         assert len(killed) == 2 and [line["update"] for line in lines] == WANTED
         yield folder

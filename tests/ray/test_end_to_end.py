@@ -13,7 +13,7 @@ from bridge_ray import storage
 from bridge_ray.pipeline import NAMES
 from tests.conftest import billed, bridge_ray, read, tiny
 
-SYSTEMS = {"student_base", "direct", "direct_labels", "bridge", "ta_base", "ta"}
+SYSTEMS = {"guess", "student_base", "direct", "direct_labels", "bridge", "ta_base", "ta"}
 STAGES = [name for name in NAMES if name not in ("train_labels", "report")]  # no system asks for the student of labels
 BY_ENTROPY = "evaluate.by_entropy=true"
 Finished = tuple[Path, subprocess.CompletedProcess[str], int]

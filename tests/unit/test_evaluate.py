@@ -17,7 +17,7 @@ from bridge_ray.answers import prompts
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
-from bridge_ray.evaluate import SCORED, AnswerCourse, hardness_of, prediction
+from bridge_ray.evaluate import SCORED, AnswerCourse, guesses, hardness_of, prediction
 from bridge_ray.inference.engine import RowFault, Sample
 from bridge_ray.progress import Progress
 from bridge_ray.records import HARDNESS, PREDICTION
@@ -127,6 +127,21 @@ def test_what_is_asked_by_entropy_is_in_the_identity_and_nothing_is_where_it_is_
 def test_by_entropy_needs_the_engine_of_the_untaught_ta() -> None:
     with pytest.raises(UserError, match="by_entropy needs ta_base among evaluate.systems"):
         config.load(str(TINY), ["evaluate.by_entropy=true", "evaluate.systems=[bridge]"])
+
+
+# --- the guess
+
+
+def test_a_guess_is_the_commonest_training_answer_of_the_question_s_kind() -> None:
+    def kind(answer_type: str, *answers: str | None) -> list[dict[str, Any]]:
+        return [{"answer": answer, "answer_type": answer_type} for answer in answers]
+
+    train = kind("boolean", "no", "yes", "no", None, None, None) + kind("choice", "B", "A") + kind("number", "3")
+    asked = kind("boolean", "yes", "no") + kind("choice", "A", "B") + kind("text", "x")
+    rows = [row | {"id": number} for number, row in enumerate(asked)]
+    found = guesses(pa.Table.from_pylist(train), pa.Table.from_pylist(rows)).to_pylist()
+    assert [row["answer"] for row in found] == ["no", "no", "A", "A", None]
+    assert [row["correct"] for row in found] == [False, True, True, False, False]
 
 
 # --- the teacher

@@ -34,6 +34,17 @@ def test_a_loss_that_has_more_than_doubled_and_grown_by_a_nat_ends_it() -> None:
     assert verdict(history(*[1.0] * 20, *[2.9] * 20)) is None
 
 
+def test_gradients_that_are_no_numbers_again_and_again_end_it() -> None:
+    def skipping(*skipped: int) -> list[dict[str, float]]:
+        return [line | {"skipped": skips} for line, skips in zip(history(*[1.0] * len(skipped)), skipped, strict=True)]
+
+    assert verdict(skipping(0, 1, 1, 1, 1)) is None
+    assert verdict(skipping(0, 1, 1, 1, 1, 1)) == (
+        "the gradients of 5 updates up to 6 are no numbers, so nothing is learnt: "
+        "lower the lr of its train field, or set training.precision=fp32"
+    )
+
+
 def test_one_bad_update_does_not_end_it() -> None:
     assert verdict(history(*[1.0] * 39, 30.0)) is None
 
@@ -72,6 +83,11 @@ def test_a_node_without_memory_is_named_with_what_takes_less() -> None:
     assert said is not None and said.startswith(
         "4 worker(s) were killed due to the node running low on memory. IP 10.0.0.3: lower training.micro_batch (now 8"
     )
+
+
+def test_with_gpus_it_is_the_loading_that_takes_a_node_s_memory() -> None:
+    said = killed(given_up(OutOfMemoryError("low on memory")), Training(gpus_per_worker=1))
+    assert said is not None and said.startswith("low on memory: every worker of a node loads the whole model")
 
 
 def test_a_worker_that_is_killed_without_a_word_may_have_been_for_its_memory() -> None:

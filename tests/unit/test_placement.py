@@ -99,12 +99,12 @@ def test_what_never_fits_is_said_by_its_field(made: Config, nodes: tuple[Node, .
 
 
 def test_only_the_stages_that_are_still_to_be_done_need_a_place() -> None:
-    made = settings({"gpus": 1}, {"gpus_per_worker": 8})
+    made = settings({"gpus": 1}, {"gpus_per_worker": 1, "workers": 8, "global_batch": 16})
     assert problems(made, CPU_NODE, stages=("corpus", "select", "teach", "student_init")) == []
     [said] = problems(made, CPU_NODE, stages=("corpus", "evaluate"))
     assert "for evaluate" in said
     [said] = problems(made, GPU_NODE, stages=("amplify", "train_student"))
-    assert "8 GPUs for train_student" in said
+    assert "2 of the 8 workers of train_student" in said
 
 
 @pytest.mark.parametrize(

@@ -437,7 +437,10 @@ def card(**teacher: Any) -> str:
     fields = {"model": "gpt-4o", "price": {"input": 1, "output": 2}, **teacher}
     made = config.validate({"name": "mine", "teacher": fields}, "test")
     stages = ("corpus", "train_ta", "train_student")
-    finished = {name: Done(name, f"{name}-hash", f"/storage/{name}", {}, 1.0, False) for name in stages}
+    made_of = {"train_ta": {"adapter": "sha256-of-the-adapter"}}
+    finished = {
+        name: Done(name, f"{name}-hash", f"/storage/{name}", made_of.get(name, {}), 1.0, False) for name in stages
+    }
     return model_card(made, finished, metrics() | {"teacher": metrics()["teacher"] | {"standin": "standin" in teacher}})
 
 
@@ -452,6 +455,6 @@ def test_the_card_has_lineage_scores_and_the_hub_s_header() -> None:
     text = card()
     header = yaml.safe_load(text.split("---")[1])
     assert header["license"] == "unknown" and "base_model" not in header  # the embedded model is no hub id
-    assert "`corpus-hash`" in text and "`train_ta-hash`" in text and "/storage/train_student/model" in text
+    assert "`corpus-hash`" in text and "`sha256-of-the-adapter`" in text and "/storage/train_student/model" in text
     assert "| bridge | 74.0 % | 69.0 to 79.0 % | 300 |" in text
     assert "answer (1 epochs), then rationale (3 epochs)" in text
