@@ -88,6 +88,7 @@ up() {
   chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
   export RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 RAY_USAGE_STATS_ENABLED=0 RAY_worker_niceness=0 RAY_TRAIN_V2_ENABLED=1
+  export RAY_CHDIR_TO_TRIAL_DIR=0
   export RAY_JOB_STOP_WAIT_TIME_S=120 # then SIGKILL; a stopped run puts its books in order first
 
   set -m

@@ -17,7 +17,7 @@ from bridge_ray.sweep.trials import Trial
 if TYPE_CHECKING:
     import optuna
 
-ASKS = 200  # for a point that is new, before the space is taken to be used up
+ASKS = 200  # for a point that is new, before the first one left is taken
 
 
 class Grid:
@@ -57,7 +57,7 @@ class Sampled:
                 self._study.add_trial(frozen)
 
     def ask(self, known: Sequence[Trial]) -> Point | None:
-        """A point that no trial has had; None where a couple of hundred draws have found none."""
+        """A point that no trial has had; None where there is none left, or none that can be found."""
         by_point = {space.key(trial.point): trial for trial in known}
         for _ in range(ASKS):
             asked = self._study.ask()
@@ -66,14 +66,22 @@ class Sampled:
                 self._open[space.key(point)] = asked
                 return point
             self._answer(asked, by_point[space.key(point)])
-        return None
+        # Draws that follow what was good may keep to what is known, while other points are left.
+        left = (point for point in space.grid(self._spec.space) if space.key(point) not in by_point)
+        point = next(left, None) if space.finite(self._spec.space) else None
+        return None if point is None else self._enqueued(point)
 
     def take(self, trial: Trial) -> None:
         """A trial goes on that had begun before."""
-        self._study.enqueue_trial({name: space.label(value) for name, value in trial.point.items()})
+        self._enqueued(trial.point)
+
+    def _enqueued(self, point: Point) -> Point:
+        """The point, which Optuna is told of as if it had drawn it."""
+        self._study.enqueue_trial({name: space.label(value) for name, value in point.items()})
         asked = self._study.ask()
         space.draw(self._spec.space, partial(suggest, asked))
-        self._open[space.key(trial.point)] = asked
+        self._open[space.key(point)] = asked
+        return point
 
     def tell(self, trial: Trial) -> None:
         """A trial has ended."""

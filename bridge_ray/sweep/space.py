@@ -60,6 +60,11 @@ def _grid(left: list[tuple[str, Dimension]], point: Point) -> Iterator[Point]:
         yield from _grid(rest, point | {name: value})
 
 
+def finite(space: Space) -> bool:
+    """Whether the space has a grid: every range is of whole numbers, or has a step."""
+    return all(not isinstance(part, Range) or part.whole or part.step is not None for part in space.values())
+
+
 def values(part: Dimension) -> list[Any]:
     """All values of a dimension, of a range those a step apart."""
     if not isinstance(part, Range):

@@ -133,6 +133,7 @@ POD = {
     "containers",
     "restartPolicy",
     "securityContext",
+    "terminationGracePeriodSeconds",
     "tolerations",
     "volumes",
 }

@@ -196,6 +196,21 @@ def test_a_search_tries_every_point_once_and_then_has_none(how: str, state: str)
     assert sorted(space.key(trial.point) for trial in trials) == sorted(map(space.key, space.grid(spec().space)))
 
 
+def test_a_search_that_has_learnt_what_is_good_tries_the_rest_too() -> None:
+    """TPE's draws kept to what was good, and half of the points were left where all were said to have been tried."""
+    axes = {"budget.fraction": [0.05, 0.1], "select.difficulty_weight": [0.0, 0.5, 1.0], "ta.lora.rank": [4, 64]}
+
+    def outcome(trial: Trial) -> Trial:
+        small = trial.point["ta.lora.rank"] == 4
+        if small and trial.point["budget.fraction"] < 0.1:
+            return replace(trial, state="stopped", rungs=((0.5, 0.1),))
+        return replace(scored(trial), repeats=finished(1, 0.3 - 0.15 * small).repeats)
+
+    for seed in range(4):
+        made = spec(space=axes, objectives=["accuracy", "usd"], trials=12, seed=seed)
+        assert len(drive(made, [], outcome)) == 12
+
+
 @pytest.mark.parametrize("objectives", [["accuracy"], ["accuracy", "usd", "local_hours"]])
 def test_tpe_learns_where_the_good_points_are(objectives: list[str]) -> None:
     line = {"budget.fraction": {"low": 0.01, "high": 1.0}}
