@@ -36,8 +36,10 @@ from bridge_ray.stage import Done, Stage, done, perform
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.teach import Unpaid
+from bridge_ray.training.run import GaveUp
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
+BREAKDOWN = ("unparsable", "by_domain", "by_answer_type")  # what is kept of a cell's evaluation beside its accuracy
 MAY_LACK_ROWS = (*placement.TRAINERS, "amplify")  # stages that a cell may have too little for: the others go on
 
 
@@ -271,6 +273,8 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
             f"{planned.cell}: {error}; raise it (budget.max_queries, budget.max_usd or budget.account), or leave "
             "larger --budgets out, and run it again: the cells that are there stay"
         ) from error
+    except GaveUp as error:
+        raise UserError(f"{planned.cell}: {error}; the cells that are there stay") from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:
             raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
@@ -287,7 +291,7 @@ def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: 
     assert len(made) == len(parts), "a stage of the cell is not done"
     taught, correct = made.pop(BOUGHT, None), int(np.sum(rows["correct"].to_numpy(zero_copy_only=False)))
     asked = final.metrics["eval_queries"]  # of the teacher, where it is the system
-    cell = planned.cell
+    cell, scores = planned.cell, final.metrics["systems"][SYSTEMS[planned.cell.system].answers]
     return {
         "system": cell.system,
         "budget": cell.budget,
@@ -297,6 +301,7 @@ def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: 
         "n": rows.num_rows,
         "correct": correct,
         "accuracy": round(correct / rows.num_rows, 4),
+        **{name: scores[name] for name in BREAKDOWN},
         "queries": taught.metrics["queries"] if taught else asked,
         "usd": taught.metrics["usd"] if taught else None if asked else 0.0,
         "keep": _explained(made.get("amplify")),

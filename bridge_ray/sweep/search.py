@@ -67,9 +67,9 @@ class Sampled:
                 return point
             self._answer(asked, by_point[space.key(point)])
         # Draws that follow what was good may keep to what is known, while other points are left.
-        left = (point for point in space.grid(self._spec.space) if space.key(point) not in by_point)
-        point = next(left, None) if space.finite(self._spec.space) else None
-        return None if point is None else self._enqueued(point)
+        points = space.grid(self._spec.space) if space.finite(self._spec.space) else iter(())
+        left = next((point for point in points if space.key(point) not in by_point), None)
+        return None if left is None else self._enqueued(left)
 
     def take(self, trial: Trial) -> None:
         """A trial goes on that had begun before."""

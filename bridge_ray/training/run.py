@@ -24,12 +24,16 @@ class Halted(Exception):
     """A training was ended by the one who watched it; it has left no model."""
 
 
+class GaveUp(UserError):
+    """The workers were killed more often than they are restarted; the same command goes on."""
+
+
 def fit(job: Job, name: str, progress: Progress) -> str:
     """Train to the end, from the newest checkpoint under the stage's output if one of the same layout is there.
 
     Returns the precision, bf16 or fp32; the machine that begins decides what ``auto`` is, for all workers and attempts.
     Ray Train restarts after a worker's death by itself; its checkpoints lie under the stage's output.
-    Raises UserError where the loop has found that it cannot go on, or its workers were killed more often than
+    Raises UserError where the loop has found that it cannot go on, GaveUp where its workers were killed more often than
     ``training.max_failures``, and else what it raised; Halted where ``job.watch`` has ended it.
     """
     from ray.exceptions import OutOfMemoryError, RayActorError
@@ -57,7 +61,7 @@ def fit(job: Job, name: str, progress: Progress) -> str:
         except (TrainingFailedError, RayActorError, OutOfMemoryError) as error:
             _raise_fault(name, job)
             if (why := faults.killed(error, job.training)) is not None:
-                raise UserError(f"{name}: {why}") from error
+                raise GaveUp(f"{name}: {why}") from error
             raise
     _raise_fault(name, job)
     halted = storage.read_json(job.halt)

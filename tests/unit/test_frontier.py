@@ -31,6 +31,7 @@ from bridge_ray.teacher.ledger import Cap, balance
 from bridge_ray.teacher.store import open_store
 from bridge_ray.teacher.teach import Payer, Unpaid
 from bridge_ray.training import teacher_assistant
+from bridge_ray.training.run import GaveUp
 from tests import browser
 from tests.conftest import TINY
 from tests.unit.test_report import HOSTILE
@@ -554,7 +555,9 @@ def asked_two(before: Stage, system: str = "bridge") -> Stage:
         rows = [{"id": number, "system": system, "correct": number == 8} for number in (8, 9)]
         table = pa.Table.from_pylist(rows, schema=records.PREDICTION)
         storage.write_table(storage.join(work.out, "predictions.parquet"), table)
-        return {"eval_queries": 0}
+        halves = {name: {"accuracy": 0.5, "n": 2} for name in ("law",)}
+        scores = {"unparsable": 0.25, "by_domain": halves, "by_answer_type": {"boolean": halves["law"]}}
+        return {"eval_queries": 0, "systems": {system: scores}}
 
     return Stage("evaluate", 1, {"system": system}, {"before": before}, work)
 
@@ -629,6 +632,26 @@ def test_a_cell_whose_ta_has_nothing_to_learn_from_is_left_out_and_the_others_ar
     assert [cell["system"] for cell in found["cells"]] == ["direct_labels"]
     [missing] = found["missing"]
     assert missing["reason"].startswith("train_ta: none of the 1 bought rationales could be verified")
+
+
+def test_a_cell_keeps_where_its_system_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taught = left("teach", metrics=BOUGHT)
+    [cell] = executed(tmp_path, ("bridge", asked_two(taught)), monkeypatch=monkeypatch)["cells"]
+    assert (cell["unparsable"], cell["by_domain"]["law"]) == (0.25, {"accuracy": 0.5, "n": 2})
+    assert cell["by_answer_type"] == {"boolean": {"accuracy": 0.5, "n": 2}}
+
+
+def test_a_training_that_is_killed_too_often_ends_the_frontier_and_leaves_no_cell_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be tried in every cell that needs it, and the frontier would say that all is well."""
+
+    def killed(work: Work) -> dict[str, Any]:
+        raise GaveUp("train_ta: a worker was killed")
+
+    refined = Stage("train_ta", 1, {}, {"teach": left("teach", metrics=BOUGHT)}, killed)
+    with pytest.raises(UserError, match="bridge .*: train_ta: a worker was killed; the cells that are there stay"):
+        executed(tmp_path, ("bridge", asked_two(refined)), monkeypatch=monkeypatch)
 
 
 def test_a_cap_that_is_reached_ends_the_frontier_with_what_to_do(
