@@ -374,9 +374,9 @@ def test_what_the_cluster_cannot_hold_ends_at_once(
 
 
 def test_what_the_local_ray_cannot_hold_ends_at_once(tmp_path: Path, tiny_model: str, teacher_url: str) -> None:
-    done = bridge_ray(*tiny(tmp_path, tiny_model, teacher_url, "training.gpus_per_worker=1"))
+    done = bridge_ray(*tiny(tmp_path, tiny_model, teacher_url, "engine.gpus=64"))
     assert done.returncode == 2, done.stderr
-    assert "the local Ray has no node with 1 GPU for train_ta" in done.stderr
+    assert "the local Ray has no node with 64 GPUs for score (engine.gpus)" in done.stderr
     assert not (tmp_path / "stages").exists()
 
 

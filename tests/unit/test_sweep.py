@@ -245,9 +245,9 @@ def test_a_trial_of_an_earlier_sweep_is_known_if_its_point_is_in_the_space() -> 
 
 def test_a_search_that_goes_on_knows_the_trials_that_were_stopped() -> None:
     stopped = Trial(1, finished(1, 0.5).point, "stopped", (), ((0.25, 0.1), (0.5, 0.2)))
-    [known] = search.make(spec(objectives=["accuracy"]), [stopped])._study.trials  # type: ignore[union-attr]
+    [known] = search.Sampled(spec(objectives=["accuracy"]), [stopped])._study.trials
     assert (known.state.name, known.intermediate_values) == ("PRUNED", {25: 0.1, 50: 0.2})
-    [known] = search.make(spec(objectives=["accuracy", "usd"]), [stopped])._study.trials  # type: ignore[union-attr]
+    [known] = search.Sampled(spec(objectives=["accuracy", "usd"]), [stopped])._study.trials
     assert (known.state.name, known.intermediate_values) == ("PRUNED", {}), "several objectives have no such values"
 
 
