@@ -64,7 +64,8 @@ class Corpus(Model):
     question is required. Left empty, the columns that have our names are taken. ``train: null`` takes every row that
     dev and test leave. Where only a path is given, its ending says what it is. ``made`` is the number of training
     questions to generate, of which ``train`` are taken: a smaller corpus is then a part of a larger one, as a file's
-    always is.
+    always is. ``templates`` is how many kinds of question each of its domains has: with three, a yes or no, a number
+    and a choice.
     """
 
     source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
@@ -73,6 +74,7 @@ class Corpus(Model):
     answer_type: AnswerType | None = None  # None: inferred from the options and the answers
     train: Positive | None = None
     made: Positive | None = None  # of a generated corpus; null: train
+    templates: Annotated[int, Field(ge=1, le=6)] = 6  # of each generated domain
     dev: Annotated[int, Field(ge=0)] = 0
     test: Annotated[int, Field(ge=0)] = 100
     near_duplicate: Share = 0.9  # Jaccard similarity of word 3-grams from which train and test rows are reported

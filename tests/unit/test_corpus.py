@@ -136,9 +136,15 @@ def test_a_seed_makes_a_corpus_and_a_longer_one_continues_it():
     assert {row.question for row in make(50, seed=3)}.isdisjoint({row.question for row in make(50, seed=4)})
 
 
+def test_with_three_templates_each_domain_has_one_of_each_answer_type():
+    examples = generated.read(Corpus(train=90, dev=0, test=0, templates=3), seed=1)
+    kinds = Counter((example.domain, example.answer_type) for example in examples)
+    assert kinds == {(domain, kind): 10 for domain in generated.DOMAINS for kind in ("boolean", "number", "choice")}
+
+
 def test_an_exhausted_template_is_a_user_error(monkeypatch):
     monkeypatch.setattr(template, "DISTRACTED", 0)
-    monkeypatch.setattr(generated, "families", lambda: [("legal", tiny)])
+    monkeypatch.setattr(generated, "families", lambda each: [("legal", tiny)])
     tiny = template.Template("tiny", "boolean", ("Is it {a:d}?",), (), lambda rng: {"a": 1}, lambda f: {"answer": "no"})
     assert len(make(1)) == 1
     with pytest.raises(UserError, match="tiny has no new question left after 1"):

@@ -29,7 +29,7 @@ def read(corpus: Corpus, seed: int) -> list[Example]:
     seen: set[str] = set()
     return [
         _example(number, domain, family, _fresh(domain, family, seen, rng))
-        for number, (domain, family) in zip(range(size), cycle(families()), strict=False)
+        for number, (domain, family) in zip(range(size), cycle(families(corpus.templates)), strict=False)
     ]
 
 
@@ -42,11 +42,11 @@ def solve(text: str) -> Solution | None:
     return next((solution for solution in solutions if solution), None)
 
 
-def families() -> list[tuple[str, Template]]:
-    """(domain, template) of every template, the domains in turn."""
+def families(each: int | None = None) -> list[tuple[str, Template]]:
+    """(domain, template) of so many templates of each domain, or of all, the domains in turn."""
     return [
         (domain, family)
-        for row in zip(*(module.TEMPLATES for module in DOMAINS.values()), strict=True)
+        for row in zip(*(module.TEMPLATES[:each] for module in DOMAINS.values()), strict=True)
         for domain, family in zip(DOMAINS, row, strict=True)
     ]
 

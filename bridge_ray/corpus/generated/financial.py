@@ -17,8 +17,8 @@ NOTES = (
 
 def _draw_covenant(rng: Random) -> Facts:
     times = rng.randint(2, 4)
-    debts = rng.randint(6, 90 // times)
-    assets = times * debts + (rng.randint(0, 7) if rng.random() < 0.5 else -rng.randint(1, 7))
+    debts = rng.randint(2, 9)
+    assets = times * debts + (rng.randint(0, 3) if rng.random() < 0.5 else -rng.randint(1, 3))
     return {"firm": rng.choice(FIRMS), "lender": rng.choice(PEOPLE), "times": times, "debts": debts, "assets": assets}
 
 
@@ -68,8 +68,8 @@ COVENANT = Template(
 
 
 def _draw_growth(rng: Random) -> Facts:
-    old = rng.choice((10, 20, 25, 50))
-    change = rng.randint(1, old - 1)
+    old = rng.choice((10, 20, 50))
+    change = rng.randint(1, 9)
     return {"firm": rng.choice(FIRMS), "item": rng.choice(ITEMS), "year": rng.randint(2001, 2024), "old": old} | {
         "new": old + change
     }
@@ -121,8 +121,8 @@ GROWTH = Template(
 
 
 def _draw_fastest(rng: Random) -> Facts:
-    changes = rng.sample(range(2, 30), 3)
-    bases = [rng.randint(10, 65) for _ in changes]
+    changes = rng.sample(range(1, 10), 3)
+    bases = [rng.randint(2, 9) for _ in changes]
     firms = rng.sample(FIRMS, 3)
     rows = zip("abc", firms, bases, changes, strict=True)
     return {
@@ -174,10 +174,10 @@ RISKS = ("low risk", "medium risk", "high risk")
 
 
 def _draw_risk(rng: Random) -> Facts:
-    low = rng.randint(2, 4)
-    high = low + rng.randint(1, 3)
-    ratio = rng.choice((rng.randint(1, low - 1), rng.randint(low, high), rng.randint(high + 1, 9)))
-    equity = rng.randint(3, 95 // ratio if ratio > 3 else 30)
+    low = rng.randint(2, 3)
+    high = low + rng.randint(1, 2)
+    ratio = rng.choice((rng.randint(1, low - 1), rng.randint(low, high), rng.randint(high + 1, 7)))
+    equity = rng.randint(2, 9)
     return {
         "firm": rng.choice(FIRMS),
         "banker": rng.choice(PEOPLE),
@@ -226,9 +226,9 @@ RISK = Template(
 
 
 def _draw_bonus(rng: Random) -> Facts:
-    profit = rng.randint(8, 50)
-    costs = rng.randint(10, 95 - profit)
-    target = profit - rng.randint(0, 6) if rng.random() < 0.5 else profit + rng.randint(1, 6)
+    profit = rng.randint(4, 9)
+    costs = rng.randint(2, 9)
+    target = profit - rng.randint(0, 3) if rng.random() < 0.5 else profit + rng.randint(1, 3)
     return {
         "firm": rng.choice(FIRMS),
         "name": rng.choice(PEOPLE),
@@ -286,9 +286,9 @@ MEASURES = ("operating profit", "pretax profit")
 
 
 def _draw_profit(rng: Random) -> Facts:
-    interest = rng.randint(2, 9)
-    profit = rng.randint(interest + 2, 60)
-    costs = rng.randint(10, 98 - profit)
+    interest = rng.randint(1, 4)
+    profit = rng.randint(interest + 1, 9)
+    costs = rng.randint(2, 9)
     return {
         "firm": rng.choice(FIRMS),
         "measure": rng.choice(MEASURES),
@@ -336,4 +336,4 @@ PROFIT = Template(
     work=_work_profit,
 )
 
-TEMPLATES = (COVENANT, GROWTH, FASTEST, RISK, BONUS, PROFIT)
+TEMPLATES = (BONUS, GROWTH, RISK, COVENANT, PROFIT, FASTEST)

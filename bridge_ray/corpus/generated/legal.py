@@ -29,8 +29,8 @@ def _outcome(rng: Random) -> tuple[bool, bool]:
 
 
 def _amount(enough: bool, rng: Random) -> int:
-    """Thousands of dollars on the asked-for side of the threshold, often close to it."""
-    return rng.randint(76, 99) if enough else rng.choice((75, rng.randint(66, 74), rng.randint(30, 65)))
+    """Thousands of dollars, in fives, on the asked-for side of the threshold, often close to it."""
+    return rng.randrange(80, 100, 5) if enough else rng.choice((75, rng.randrange(30, 75, 5)))
 
 
 def _homes(diverse: bool, rng: Random) -> list[str]:
@@ -102,7 +102,7 @@ def _draw_claims(rng: Random) -> Facts:
     plaintiff, defendant = rng.sample(PEOPLE, 2)
     home, other = _homes(diverse, rng)
     total = _amount(enough, rng)
-    second = 5 * rng.randint(2, min(10, (total - 5) // 5))
+    second = 10 * rng.randint(1, (total - 10) // 10)
     claim, extra = rng.sample(CLAIMS, 2)
     return {
         "plaintiff": plaintiff,
@@ -171,7 +171,7 @@ def _draw_defendants(rng: Random) -> Facts:
         "third": states[2],
         "claim": rng.choice(CLAIMS),
         "amount": _amount(enough, rng),
-        "rest": rng.randint(20, 99),
+        "rest": rng.randrange(20, 100, 5),
     }
 
 
@@ -329,7 +329,7 @@ REQUIREMENT = Template(
 
 def _draw_controversy(rng: Random) -> Facts:
     plaintiff, defendant, another = rng.sample(PEOPLE, 3)
-    second = 5 * rng.randint(2, 8)
+    second = 10 * rng.randint(1, 4)
     claim, extra = rng.sample(CLAIMS, 2)
     return {
         "plaintiff": plaintiff,
@@ -337,9 +337,9 @@ def _draw_controversy(rng: Random) -> Facts:
         "another": another,
         "claim": claim,
         "extra": extra,
-        "first": rng.randint(11, 98 - second),
+        "first": 10 * rng.randint(1, 9 - second // 10),
         "second": second,
-        "rest": rng.randint(11, 98),
+        "rest": rng.randrange(10, 100, 5),
         "asked": rng.choice((defendant, defendant, another)),
     }
 
@@ -376,4 +376,4 @@ CONTROVERSY = Template(
     work=_work_controversy,
 )
 
-TEMPLATES = (SINGLE, CLAIMS_ADDED, DEFENDANTS, CORPORATION, REQUIREMENT, CONTROVERSY)
+TEMPLATES = (SINGLE, CONTROVERSY, REQUIREMENT, CLAIMS_ADDED, DEFENDANTS, CORPORATION)

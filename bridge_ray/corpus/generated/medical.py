@@ -77,9 +77,9 @@ INTERVAL = Template(
 
 
 def _draw_weight(rng: Random) -> Facts:
-    rate = rng.randint(2, 5)
-    weight = rng.randint(5, 90 // rate if rate > 3 else 25)
-    cap = rate * weight + rng.choice((-1, 1)) * rng.randint(2, 8)
+    rate = rng.randint(2, 4)
+    weight = rng.randint(3, 9)
+    cap = rate * weight + rng.choice((-1, 1)) * rng.randint(1, 4)
     return {"drug": rng.choice(DRUGS), "name": rng.choice(PEOPLE), "rate": rate, "weight": weight, "cap": cap}
 
 
@@ -132,9 +132,9 @@ WEIGHT = Template(
 
 
 def _draw_daily(rng: Random) -> Facts:
-    count = rng.randint(2, 6)
-    strength = rng.randint(4, 15)
-    limit = count * strength + (rng.randint(0, 8) if rng.random() < 0.5 else -rng.randint(1, 7))
+    count = rng.randint(2, 4)
+    strength = rng.randint(2, 9)
+    limit = count * strength + (rng.randint(0, 3) if rng.random() < 0.5 else -rng.randint(1, 3))
     return {
         "drug": rng.choice(DRUGS),
         "name": rng.choice(PEOPLE),
@@ -193,10 +193,10 @@ DAILY = Template(
 
 
 def _draw_kidney(rng: Random) -> Facts:
-    low = rng.randint(20, 40)
-    high = low + rng.randint(10, 30)
-    value = rng.choice((rng.randint(low - 15, low - 1), rng.randint(low, high), rng.randint(high + 1, high + 20)))
-    small, middle, large = sorted(rng.sample(range(5, 95, 5), 3))
+    low = 10 * rng.randint(2, 4)
+    high = low + 10 * rng.randint(1, 3)
+    value = rng.choice((low - 5 * rng.randint(1, 3), rng.randrange(low, high + 1, 5), high + 5 * rng.randint(1, 4)))
+    small, middle, large = sorted(rng.sample(range(1, 10), 3))
     return {
         "drug": rng.choice(DRUGS),
         "name": rng.choice(PEOPLE),
@@ -299,9 +299,9 @@ PRIORITY = Template(
 
 
 def _draw_stock(rng: Random) -> Facts:
-    count = rng.randint(2, 5)
-    days = rng.randint(3, 9)
-    box = count * days + rng.randint(3, 45)
+    count = rng.randint(2, 4)
+    days = rng.randint(2, 5)
+    box = count * days + rng.randint(1, 9)
     return {"drug": rng.choice(DRUGS), "name": rng.choice(PEOPLE), "box": box, "count": count, "days": days}
 
 
@@ -343,4 +343,4 @@ STOCK = Template(
     work=_work_stock,
 )
 
-TEMPLATES = (INTERVAL, WEIGHT, DAILY, KIDNEY, PRIORITY, STOCK)
+TEMPLATES = (INTERVAL, WEIGHT, KIDNEY, DAILY, STOCK, PRIORITY)
