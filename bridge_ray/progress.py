@@ -141,13 +141,33 @@ def too_many_faults(name: str, reasons: Mapping[str, float], total: int, most: f
     )
 
 
+class Pace:
+    """Rates over the last half minute of readings, counted from the first unit on: an engine that loads for a minute
+    says nothing about the time that is left."""
+
+    def __init__(self, unit: str):
+        self._unit = unit
+        self._seen: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=RATE_READINGS)
+
+    def read(self, now: float, totals: Mapping[str, float]) -> None:
+        """``now`` in seconds."""
+        if not totals.get(self._unit):
+            self._seen.clear()
+        self._seen.append((now, totals))
+
+    def rate(self, name: str) -> float:
+        """The total's units per second; 0 as long as there is one reading."""
+        (began, first), (now, last) = self._seen[0], self._seen[-1]
+        return (last.get(name, 0) - first.get(name, 0)) / (now - began) if now > began else 0.0
+
+
 class _Follower:
     """Reads a counter twice a second and shows what it says."""
 
     def __init__(self, name: str, total: int, unit: str, start: float, task: Task, console: Console):
         self._name, self._total, self._unit, self._start = name, total, unit, start
         self._task, self._console = task, console
-        self._seen: deque[tuple[float, dict[str, float]]] = deque(maxlen=RATE_READINGS)
+        self._pace = Pace(unit)
         self._said = time.monotonic()
 
     def follow(self, counter: Any, stop: threading.Event) -> None:
@@ -161,20 +181,15 @@ class _Follower:
             self._show(totals, time.monotonic())
 
     def _show(self, totals: dict[str, float], now: float) -> None:
-        self._seen.append((now, totals))
-        done, said = self._start + totals.get(self._unit, 0), note(totals, self._unit, self._rate("tokens"))
+        self._pace.read(now, totals)
+        done, said = self._start + totals.get(self._unit, 0), note(totals, self._unit, self._pace.rate("tokens"))
         self._task.set(done, said)
         if self._console.is_terminal or now - self._said < LINE_SECONDS:
             return
-        self._said, rate = now, self._rate(self._unit)
+        self._said, rate = now, self._pace.rate(self._unit)
         left = f"  {timedelta(seconds=round((self._total - done) / rate))} left" if rate else ""
         line = f"{self._name}: {done:,.0f} of {self._total:,.0f} {self._unit}  {rate:,.1f} {self._unit}/s  {said}{left}"
         self._console.print(line, highlight=False, soft_wrap=True)
-
-    def _rate(self, name: str) -> float:
-        """Per second, over the last half minute."""
-        (began, first), (now, last) = self._seen[0], self._seen[-1]
-        return (last.get(name, 0) - first.get(name, 0)) / (now - began) if now > began else 0.0
 
 
 def note(totals: Mapping[str, float], unit: str, tokens: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from bridge_ray.progress import note, too_many_faults
+from bridge_ray.progress import Pace, note, too_many_faults
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,13 @@ def test_too_many_faults_are_counted_by_reason() -> None:
     assert said == (
         "amplify: 1,202 of 50,000 rows failed, and amplify.max_error_fraction allows 500: 1,200 x empty; 2 x too long"
     )
+
+
+def test_time_before_the_first_row_does_not_slow_the_rate() -> None:
+    pace = Pace("rows")
+    for second in range(50):  # an engine loads
+        pace.read(second, {"rows": 0})
+    assert pace.rate("rows") == 0
+    pace.read(50, {"rows": 4, "tokens": 80})
+    pace.read(52, {"rows": 6, "tokens": 120})
+    assert (pace.rate("rows"), pace.rate("tokens")) == (6 / 3, 120 / 3)
