@@ -74,7 +74,7 @@ class Corpus(Model):
     answer_type: AnswerType | None = None  # None: inferred from the options and the answers
     train: Positive | None = None
     made: Positive | None = None  # of a generated corpus; null: train
-    templates: Annotated[int, Field(ge=1, le=6)] = 6  # of each generated domain
+    templates: Annotated[int, Field(ge=1, le=6)] | None = None  # of each generated domain; null: all
     dev: Annotated[int, Field(ge=0)] = 0
     test: Annotated[int, Field(ge=0)] = 100
     near_duplicate: Share = 0.9  # Jaccard similarity of word 3-grams from which train and test rows are reported
@@ -92,6 +92,8 @@ class Corpus(Model):
             raise ValueError("a generated corpus needs corpus.train, the number of questions to make")
         if self.made is not None and (self.source != "generated" or self.made < (self.train or 0)):
             raise ValueError("corpus.made is for a generated corpus, and at least corpus.train")
+        if self.templates is not None and self.source != "generated":
+            raise ValueError("corpus.templates is for a generated corpus; leave it out")
         if self.source != "generated" and self.path is None:
             raise ValueError(f"corpus.source {self.source} needs corpus.path")
         if self.columns and "question" not in self.columns:

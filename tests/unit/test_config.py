@@ -61,6 +61,8 @@ def test_a_bare_off_is_the_control_that_it_is_called() -> None:
         ("name=a..b", "run name 'a..b'"),
         ("corpus.train=null", "corpus.train"),
         ("corpus.made=299", "corpus.made is for a generated corpus, and at least corpus.train"),
+        ("corpus={source: gsm8k, path: data, templates: 3}", "corpus.templates is for a generated corpus"),
+        ("corpus.templates=7", "corpus.templates"),
         ("teacher.standin={answers: recorded, styles: one}", "styles are the expert's"),
         ("budget.fraction", "expected field.path=value"),
         ("=1", "expected field.path=value"),
