@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.answers.arithmetic import mistakes
+from bridge_ray.answers.comparisons import misjudged
 from bridge_ray.answers.conclusion import without_conclusion
 from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import chance, majority, matches
@@ -315,6 +316,9 @@ class AmplifyCourse:
         rationale = split_rationale(reply.text)
         if "arithmetic" in self.settings.checks and mistakes(rationale):
             tried.turned_away.append("arithmetic")
+            return False
+        if "comparisons" in self.settings.checks and misjudged(rationale):
+            tried.turned_away.append("comparisons")
             return False
         if "reanswer" in self.settings.checks and not await self._reanswered(row, rationale, ask, tried):
             tried.turned_away.append("reanswer")

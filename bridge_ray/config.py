@@ -49,7 +49,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
-Check = Literal["majority", "likeliest", "arithmetic", "reanswer"]
+Check = Literal["majority", "likeliest", "arithmetic", "comparisons", "reanswer"]
 System = Literal["guess", "student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
@@ -227,7 +227,8 @@ class Amplify(Model):
 
     ``checks`` ask more of a right reply than its answer. majority: of open questions, too, all replies are drawn and
     most must be right. likeliest: of the right ones the likeliest is kept. arithmetic: its sums are recomputed.
-    reanswer: its reasoning without the conclusion leads the TA to the answer again.
+    comparisons: numbers that it compares are compared again. reanswer: its reasoning without the conclusion leads the
+    TA to the answer again.
     """
 
     samples: Annotated[int, Field(ge=0)] = 3

@@ -62,6 +62,9 @@ SYSTEMS = {
     ),
     "bridge_likeliest": System("bridge, the likeliest right reply kept", "bridge", {"amplify.checks": ["likeliest"]}),
     "bridge_arithmetic": System("bridge, sums in the text recomputed", "bridge", {"amplify.checks": ["arithmetic"]}),
+    "bridge_comparisons": System(
+        "bridge, comparisons in the text made again", "bridge", {"amplify.checks": ["comparisons"]}
+    ),
     "bridge_reanswer": System("bridge, answered again from the text", "bridge", {"amplify.checks": ["reanswer"]}),
 }
 ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it

@@ -113,6 +113,12 @@ def test_wrong_arithmetic_is_not_kept_and_the_next_reply_is_tried() -> None:
     assert (record["rationale"], record["turned_away"], record["attempts"]) == ("2 + 2 = 4.", ["arithmetic"], 2)
 
 
+def test_a_wrong_comparison_is_not_kept_and_the_next_reply_is_tried() -> None:
+    script = Script("4 is more than 5.\nAnswer: 4", "4 is less than 5.\nAnswer: 4", "never asked")
+    record = run(NUMBER, script, checks=["comparisons"])
+    assert (record["rationale"], record["turned_away"], record["attempts"]) == ("4 is less than 5.", ["comparisons"], 2)
+
+
 def test_hinted_tries_are_checked_too() -> None:
     wrong = ["No.\nAnswer: 5"] * 2
     hinted = "2 + 1 = 4.\nAnswer: 4"
