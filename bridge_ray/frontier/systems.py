@@ -54,6 +54,7 @@ SYSTEMS = {
     "untaught_ta": System("bridge, explained by the TA before training", "bridge", {"ta.taught": False}),
     "bridge_no_selection": System("bridge, selected at random", "bridge", RANDOM),
     "bridge_no_verification": System("bridge, every rationale kept as it is", "bridge", UNVERIFIED),
+    "bridge_no_checks": System("bridge, verified by the answer alone", "bridge", {"amplify.checks": []}),
     "bridge_no_hint": System("bridge, without a hinted last try", "bridge", {"amplify.hint": False}),
     # joint keeps all lessons and takes their order away; reasoning_only would take the labels away too.
     "bridge_no_curriculum": System("bridge, its very lessons mixed", "bridge", {"student.control": "joint"}),

@@ -62,7 +62,8 @@ UNUSUAL = (
 @pytest.mark.parametrize("field", UNUSUAL)
 @pytest.mark.parametrize("recipe", sorted(config.recipes()))
 def test_every_system_s_line_validates_on_unusual_recipes_too(recipe: str, field: str) -> None:
-    settings = config.load(recipe, [field, *(["evaluate.systems=[ta_base]"] if "by_entropy" in field else [])])
+    besides = {"evaluate.by_entropy=true": ["evaluate.systems=[ta_base]"], "amplify.verify=off": ["amplify.checks=[]"]}
+    settings = config.load(recipe, [field, *besides.get(field, [])])
     made = {name: configured(settings, name) for name in SYSTEMS}
     assert not any(one.evaluate.by_entropy for one in made.values()), "a cell has one system, and no use for it"
     verified = "self_consistency" if "self" in field else "gold"
@@ -97,7 +98,7 @@ def needs(stage: Stage) -> dict[str, str]:
 
 
 def test_systems_share_what_they_have_in_common_and_differ_in_what_they_leave_out() -> None:
-    settings = tiny()
+    settings = tiny("amplify.checks=[arithmetic, comparisons]")
     corpus = table(settings)
     of = {name: needs(evaluated(configured(settings, name), corpus)) for name in SYSTEMS}
     plain = {name: part.fingerprint for name, part in pipeline.stages(settings, corpus).items()}
@@ -110,7 +111,7 @@ def test_systems_share_what_they_have_in_common_and_differ_in_what_they_leave_ou
     assert "train_ta" not in of["untaught_ta"] and of["untaught_ta"]["teach"] == plain["teach"]
     assert of["mentor_kd"]["teach"] == of["direct_random"]["teach"] == of["bridge_no_selection"]["teach"]
     assert of["bridge_no_selection"]["teach"] != plain["teach"]
-    for name in ("bridge_no_verification", "bridge_no_hint"):
+    for name in ("bridge_no_verification", "bridge_no_checks", "bridge_no_hint"):
         assert of[name]["train_ta"] == plain["train_ta"] and of[name]["amplify"] != plain["amplify"]
     assert of["bridge_no_curriculum"]["amplify"] == plain["amplify"]
 
