@@ -51,7 +51,7 @@ TOKENS = 96
 AT_ONCE, FEW_AT_ONCE = 128, 8  # sequences; --quick has rows for the fewer, so that they fill the engine several times
 NAMED = ("ours", "async_llm", "llm_generate")  # those that say when their engine is loaded
 UNVERIFIED = Amplify(verify="off", max_tokens=TOKENS)
-ADAPTIVE = Amplify(samples=3, hint=False, max_tokens=TOKENS)
+ADAPTIVE = Amplify(samples=3, hint=False, checks=(), max_tokens=TOKENS)
 
 
 def engine_of(at_once: int) -> Engine:
@@ -297,14 +297,14 @@ def overhead(rows: int) -> dict[str, float]:
         write_sums(folder / "small", 1000)
         write_sums(folder / "corpus", rows)
         local_ray.start()
-        course = amplify.AmplifyCourse(Amplify(), "instant", "")
+        course = amplify.AmplifyCourse(Amplify(checks=()), "instant", "")
 
         def stage(corpus: str) -> float:
             work = work_in(folder / f"out-{corpus}", folder / corpus, Engine(replicas=os.cpu_count() or 1))
             pool = courses(work, Served("instant"), course, records.RATIONALE, Instant())
             known = {str(folder / corpus / "train"): ("domain", "answer_type", "options")}
             began = time.perf_counter()
-            found = amplify.explain(work, Amplify(), pool, known, None)
+            found = amplify.explain(work, Amplify(checks=()), pool, known, None)
             assert found["rows"]["ta"] == found["rows"]["corpus"]
             return time.perf_counter() - began
 

@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="on one line")
     options = parser.parse_args()
-    settings = Amplify(samples=options.samples, max_tokens=96, hint=False)
+    settings = Amplify(samples=options.samples, max_tokens=96, hint=False, checks=())
     found = {"model": options.model, "seed": options.seed, "machine": platform.machine()}
     found |= asyncio.run(measure(options.model, options.rows, settings, options.seed))
     print(json.dumps(found, indent=None if options.json else 2))

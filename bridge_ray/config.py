@@ -228,7 +228,7 @@ class Amplify(Model):
     ``checks`` ask more of a right reply than its answer. majority: of open questions, too, all replies are drawn and
     most must be right. likeliest: of the right ones the likeliest is kept. arithmetic: its sums are recomputed.
     comparisons: numbers that it compares are compared again. reanswer: its reasoning without the conclusion leads the
-    TA to the answer again.
+    TA to the answer again. By default none with ``verify=off``.
     """
 
     samples: Annotated[int, Field(ge=0)] = 3
@@ -236,13 +236,19 @@ class Amplify(Model):
     max_tokens: Positive = 256
     hint: bool = True
     verify: Literal["gold", "self_consistency", "off"] = "gold"
-    checks: tuple[Check, ...] = ()
+    checks: tuple[Check, ...] = ("arithmetic", "comparisons")  # these two cost no tokens
     max_error_fraction: Share = 0.01
 
     @field_validator("verify", mode="before")
     @classmethod
     def _off(cls, verify: Any) -> Any:
         return "off" if verify is False else verify  # YAML reads a bare off as false
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_unverified(cls, given: Any) -> Any:
+        off = isinstance(given, dict) and given.get("verify") in ("off", False)
+        return {"checks": (), **given} if off else given
 
     @field_validator("checks")
     @classmethod

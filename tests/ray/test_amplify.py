@@ -64,7 +64,7 @@ def test_every_row_gets_its_route_and_the_bought_ones_keep_theirs(tmp_path: Path
     ]
     kept = str(tmp_path / "bought.parquet")
     storage.write_table(kept, pa.Table.from_pylist(bought, schema=records.EXPLAINED))
-    found = explain(work, Amplify(), Stub(), Rest(np.array([0, 501, 999]), kept))
+    found = explain(work, Amplify(checks=()), Stub(), Rest(np.array([0, 501, 999]), kept))
     assert found["rows"] == {"corpus": 1000, "teacher": 3, "ta": 798, "ta_hinted": 100, "label_only": 99, "errored": 0}
     assert found["attempts"] == 698 + 100 * 2 + 100 * 5 + 99 * 5 and found["tokens"] == 12 * found["attempts"]
     rows = table(work).to_pylist()
@@ -108,7 +108,7 @@ def test_a_corpus_that_was_bought_whole_needs_no_engine(tmp_path: Path) -> None:
     bought = [{"id": number, "rationale": "Bought.", "source": "teacher"} for number in range(50)]
     storage.write_table(kept, pa.Table.from_pylist(bought, schema=records.EXPLAINED))
     (tmp_path / "seen").mkdir()
-    found = explain(work, Amplify(), Stub(seen=str(tmp_path / "seen")), Rest(np.arange(50), kept))
+    found = explain(work, Amplify(checks=()), Stub(seen=str(tmp_path / "seen")), Rest(np.arange(50), kept))
     assert found["rows"]["teacher"] == found["rows"]["corpus"] == 50
     assert not list((tmp_path / "seen").iterdir()), "an engine was loaded for nothing"
 
@@ -121,7 +121,7 @@ def test_engines_are_added_while_rows_wait_and_a_line_says_how_far_it_is(
     console = Console(file=io.StringIO(), width=200)
     work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 3000), max_replicas=3)
     found = explain(
-        replace(work, progress=Progress(console)), Amplify(), Stub(seconds=0.2, seen=str(tmp_path / "seen"))
+        replace(work, progress=Progress(console)), Amplify(checks=()), Stub(seconds=0.2, seen=str(tmp_path / "seen"))
     )
     assert found["rows"]["corpus"] == 3000
     assert len(list((tmp_path / "seen").iterdir())) > 1
@@ -156,8 +156,8 @@ def test_faults_stay_with_their_rows_up_to_the_limit(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(part)), part)
     work = work_in(tmp_path, corpus)
     with pytest.raises(UserError, match=r"amplify: . of 200 rows failed, and amplify.max_error_fraction allows 2: "):
-        explain(work, Amplify(), Stub())
-    found = explain(work, Amplify(max_error_fraction=0.02), Stub())
+        explain(work, Amplify(checks=()), Stub())
+    found = explain(work, Amplify(checks=(), max_error_fraction=0.02), Stub())
     assert found["rows"]["errored"] == 3
     assert found["faults"] == {"the question is empty": 2, "the row cannot be read": 1}
     errors = {row["id"]: row["error"] for row in table(work).to_pylist() if row["error"]}
@@ -167,9 +167,9 @@ def test_faults_stay_with_their_rows_up_to_the_limit(tmp_path: Path) -> None:
 def test_rows_that_failed_are_tried_again(tmp_path: Path) -> None:
     work = work_in(tmp_path, write_corpus(tmp_path / "corpus", 200))
     with pytest.raises(UserError, match=r"of 200 rows failed.*: . x out of memory"):
-        explain(work, Amplify(), Stub(refused=(5, 50, 100)))
+        explain(work, Amplify(checks=()), Stub(refused=(5, 50, 100)))
     kept = {row["id"]: row for file in storage.files(work.out) for row in committed(file)}
-    found = explain(work, Amplify(), Stub())
+    found = explain(work, Amplify(checks=()), Stub())
     assert found["rows"]["errored"] == 0 and found["faults"] == {}
     rows = table(work).to_pylist()
     assert [row["id"] for row in rows] == list(range(200))
@@ -187,6 +187,6 @@ def test_a_job_with_too_many_faults_ends_before_it_has_tried_all(tmp_path: Path)
     pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(part)), part)
     work = work_in(tmp_path, corpus)
     with pytest.raises(UserError, match=r"the question is empty"):
-        explain(work, Amplify(), Stub(seconds=0.05))
+        explain(work, Amplify(checks=()), Stub(seconds=0.05))
     committed = storage.count_rows(storage.files(storage.join(work.out, "parts", "checkpoint")))
     assert committed < 3000, "it went on to the end"

@@ -96,15 +96,15 @@ def test_without_checks_nothing_is_new() -> None:
     upstream = Stage("any", 1, {}, {}, lambda work: {})
     plain, checked = (
         stage(settings, TA(), 0, upstream, upstream, upstream, upstream)
-        for settings in (Amplify(), Amplify(checks=("arithmetic",)))
+        for settings in (Amplify(checks=()), Amplify(checks=("arithmetic",)))
     )
     rule = {"samples": 3, "temperature": 0.7, "max_tokens": 256, "hint": True, "verify": "gold"}
     assert plain.identity == {"amplify": rule, "serve": "merged", "seed": 0}
     assert checked.identity["amplify"] == rule | {"checks": ["arithmetic"]}
     assert checked.fingerprint != plain.fingerprint
     assert (plain.version, checked.version) == (2, 2)
-    assert "turned_away" not in run(NUMBER, Script("Two and two.\nAnswer: 4"))
-    assert "checks" not in metrics(count(written(*ROWS), Amplify()), 5)
+    assert "turned_away" not in run(NUMBER, Script("Two and two.\nAnswer: 4"), checks=[])
+    assert "checks" not in metrics(count(written(*ROWS), Amplify(checks=())), 5)
 
 
 def test_wrong_arithmetic_is_not_kept_and_the_next_reply_is_tried() -> None:
@@ -124,7 +124,8 @@ def test_hinted_tries_are_checked_too() -> None:
     hinted = "2 + 1 = 4.\nAnswer: 4"
     record = run(NUMBER, Script(*wrong, hinted), samples=1, checks=["arithmetic"])
     assert (record["source"], record["turned_away"]) == ("label_only", ["arithmetic"])
-    assert run(NUMBER, Script(*wrong, hinted), samples=1)["source"] == "ta_hinted"
+    assert run(NUMBER, Script(*wrong, hinted), samples=1)["source"] == "label_only", "sums are checked by default"
+    assert run(NUMBER, Script(*wrong, hinted), samples=1, checks=[])["source"] == "ta_hinted"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_what_checks_turned_away_is_added_up() -> None:
     turned = pa.array([None, ["arithmetic"], ["arithmetic", "reanswer"], [], None], pa.list_(pa.string()))
     counts = count(written(*ROWS).append_column("turned_away", turned), settings)
     assert metrics(counts, 5, settings.checks)["checks"] == {"arithmetic": 2, "reanswer": 1}
-    assert metrics(count(written(*ROWS), Amplify()), 5, ("majority",))["checks"] == {"majority": 0}
+    assert metrics(count(written(*ROWS), Amplify(checks=())), 5, ("majority",))["checks"] == {"majority": 0}
 
 
 def test_majority_does_not_make_an_open_answer_guessable() -> None:
@@ -233,7 +234,7 @@ ROWS = (
 
 def test_what_became_of_the_rows_is_counted_by_domain_and_difficulty() -> None:
     """By hand: four rows were tried and one of them was kept; two are boolean, which chance keeps with 5/16."""
-    parts = [count(written(*some), Amplify()) for some in (ROWS[:2], ROWS[2:])]
+    parts = [count(written(*some), Amplify(checks=())) for some in (ROWS[:2], ROWS[2:])]
     found = metrics(parts[0] + parts[1], 5)
     assert found["rows"] == {"corpus": 5, "teacher": 1, "ta": 1, "ta_hinted": 1, "label_only": 1, "errored": 1}
     assert found["domains"] == {
@@ -254,7 +255,7 @@ def test_what_became_of_the_rows_is_counted_by_domain_and_difficulty() -> None:
 @pytest.mark.parametrize("corpus", [4, 6])
 def test_rows_are_conserved_or_the_run_fails(corpus: int) -> None:
     with pytest.raises(RuntimeError, match="lost or doubled"):
-        metrics(count(written(*ROWS), Amplify()), corpus)
+        metrics(count(written(*ROWS), Amplify(checks=())), corpus)
 
 
 @pytest.mark.parametrize(
