@@ -9,8 +9,8 @@ rationales for which it takes another; "wrong_of_left" is of what it takes.
 Wrong, here: the rationale has a number that neither the question nor any of the expert's rationales has, or lacks one
 that all of the expert's have and the question has not. That sees wrong and missing sums. It cannot see the right
 numbers used wrongly, wrong comparisons ("12 is less than 10"), or wrong facts in words, so it calls too few wrong; and
-it calls a rationale wrong that is right by another way than any of the expert's. Questions whose expert needs no number
-are judged by foreign numbers only.
+of what comparisons turns away, "wrong_of_turned" says next to nothing. It calls a rationale wrong that is right by
+another way than any of the expert's. Questions whose expert needs no number are judged by foreign numbers only.
 """
 
 from __future__ import annotations

@@ -50,6 +50,7 @@ Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
 Check = Literal["majority", "likeliest", "arithmetic", "comparisons", "reanswer"]
+TEXT_CHECKS: tuple[Check, ...] = ("arithmetic", "comparisons")  # they read the reply, and ask the TA nothing
 System = Literal["guess", "student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
@@ -228,7 +229,7 @@ class Amplify(Model):
     ``checks`` ask more of a right reply than its answer. majority: of open questions, too, all replies are drawn and
     most must be right. likeliest: of the right ones the likeliest is kept. arithmetic: its sums are recomputed.
     comparisons: numbers that it compares are compared again. reanswer: its reasoning without the conclusion leads the
-    TA to the answer again. By default none with ``verify=off``.
+    TA to the answer again. The default, arithmetic and comparisons, is none with ``verify=off``.
     """
 
     samples: Annotated[int, Field(ge=0)] = 3
@@ -236,7 +237,7 @@ class Amplify(Model):
     max_tokens: Positive = 256
     hint: bool = True
     verify: Literal["gold", "self_consistency", "off"] = "gold"
-    checks: tuple[Check, ...] = ("arithmetic", "comparisons")  # these two cost no tokens
+    checks: tuple[Check, ...] = TEXT_CHECKS
     max_error_fraction: Share = 0.01
 
     @field_validator("verify", mode="before")
@@ -247,8 +248,9 @@ class Amplify(Model):
     @model_validator(mode="before")
     @classmethod
     def _none_unverified(cls, given: Any) -> Any:
+        """The default's checks end with verification, also where a dumped config spells the default out."""
         off = isinstance(given, dict) and given.get("verify") in ("off", False)
-        return {"checks": (), **given} if off else given
+        return {**given, "checks": ()} if off and tuple(given.get("checks", TEXT_CHECKS)) == TEXT_CHECKS else given
 
     @field_validator("checks")
     @classmethod

@@ -14,6 +14,8 @@ from fractions import Fraction
 
 from bridge_ray.answers.arithmetic import Statement
 
+CLAUSE = 300  # characters before a comparison that are looked at for a condition
+
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?"
 
 
@@ -100,7 +102,7 @@ def _read(text: str) -> Iterator[Statement]:
 
 def _plain(found: re.Match[str], text: str) -> bool:
     """Whether both numbers stand for themselves, and the statement is made without a condition."""
-    before = text[: found.start()]
+    before = text[max(0, found.start() - CLAUSE) : found.start()]
     clause = re.split(r"[.;!?\n](?:\s|$)", before)[-1]
     listed = re.search(r"(?:^|[^\d.,])([\d.,]+)\s+and\s*$", before)
     if listed and listed[1] != found["left"]:  # 3 and 4 is less than 8; but "... = 4 and 4 is less than 8"
@@ -137,7 +139,7 @@ def _holds(found: re.Match[str]) -> bool:
     if found["range"]:
         inside = _value(found["low"]) <= left <= right
         return inside != bool(found["not"])
-    sign = _WORDS[" ".join(found["relation"].lower().split())]
+    sign = _WORDS[found["relation"].lower()]
     if found["equal"] and len(sign) == 1:
         sign += "="
     return _SIGNS[sign](left, right) != bool(found["not"])

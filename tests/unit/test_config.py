@@ -44,7 +44,9 @@ def test_overrides_reach_nested_fields_and_list_items() -> None:
 def test_a_bare_off_is_the_control_that_it_is_called() -> None:
     unverified = config.load("demo", ["amplify.verify=off"]).amplify
     assert (unverified.verify, unverified.checks) == ("off", ()), "checks look at verified replies"
-    assert config.load("demo").amplify.checks == ("arithmetic", "comparisons")
+    checked = config.load("demo")
+    assert checked.amplify.checks == ("arithmetic", "comparisons")
+    assert config.changed(checked, {"amplify.verify": "off"}, "a sweep's trial").amplify == unverified
 
 
 @pytest.mark.parametrize(
