@@ -18,10 +18,11 @@ def main(corpus: str, out: str, seconds: str, replicas: str) -> None:
     engine = Engine(replicas=int(replicas), max_num_seqs=16)
     progress = Progress(Console(stderr=True))
     work = Work("amplify", "chaos", {"corpus": corpus}, out, engine, Training(), progress, "x")
-    course = amplify.AmplifyCourse(Amplify(), "stub", "hash")
-    pool = courses(work, Served("stub"), course, records.EXPLAINED, Stub(float(seconds)))
+    settings = Amplify()
+    course, schema = amplify.AmplifyCourse(settings, "stub", "hash"), amplify.schema(records.EXPLAINED, settings)
+    pool = courses(work, Served("stub"), course, schema, Stub(float(seconds)))
     known = {storage.join(corpus, "train"): ("domain", "answer_type", "options")}
-    print(amplify.explain(work, Amplify(), pool, known, None)["rows"])
+    print(amplify.explain(work, settings, pool, known, None)["rows"])
 
 
 if __name__ == "__main__":
