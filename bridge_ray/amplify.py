@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -197,15 +197,23 @@ def _by(counts: Counter[str], kind: str) -> dict[str, dict[str, int]]:
 
 
 def guess_rate(answer_type: str, options: int, settings: Amplify) -> float:
-    """Probability that the gold answer is the strict majority of blind guesses: exact for two classes, and for more
-    the share that symmetry leaves when ties are ignored."""
+    """Probability that the gold answer is the majority of blind guesses, drawn alike: that of all replies more have it
+    than have any other."""
     p = chance(answer_type, [""] * options)
     if p == 0.0 or settings.verify != "gold":
         return 0.0
-    if p != 0.5:
-        return p
-    draws = settings.samples + 1
-    return sum(math.comb(draws, right) for right in range(draws // 2 + 1, draws + 1)) / 2**draws
+    draws, others = settings.samples + 1, round(1 / p) - 1
+    ways = sum(math.comb(draws, gold) * spread(draws - gold, others, gold - 1) for gold in range(1, draws + 1))
+    return ways / (others + 1) ** draws
+
+
+@cache
+def spread(replies: int, answers: int, most: int) -> int:
+    """Ways in which so many replies can have so many answers, each of them at most ``most`` times."""
+    if answers == 0:
+        return int(replies == 0)
+    times = range(min(most, replies) + 1)
+    return sum(math.comb(replies, here) * spread(replies - here, answers - 1, most) for here in times)
 
 
 @dataclass(frozen=True)

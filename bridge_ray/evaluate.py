@@ -49,7 +49,6 @@ MODELS = {
     "ta": "train_ta",
 }
 INSTRUCTIONS = {"labels": prompts.ANSWER}  # a student that has never seen a rationale is not asked for one
-COMPARISONS = (("bridge", "direct"), ("bridge", "direct_labels"))
 SCORED = records.PREDICTION.append(records.HARDNESS.field("entropy")).append(records.HARDNESS.field("nll"))
 
 
@@ -109,9 +108,9 @@ def run(
             for system, hits in correct.items()
         },
         "comparisons": {
-            f"{one}-{other}": paired(correct[one], correct[other], settings.resamples, seed)
-            for one, other in COMPARISONS
-            if one in correct and other in correct
+            f"bridge-{other}": paired(correct["bridge"], hits, settings.resamples, seed)
+            for other, hits in correct.items()
+            if "bridge" in correct and other != "bridge"
         },
         "gap": gap(correct["bridge"], correct["direct"], correct.get("teacher"), settings.resamples, seed)
         if {"bridge", "direct"} <= correct.keys()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Correct = NDArray[np.float64]
 
-NARROW = 0.05  # a gap between teacher and direct that is too small to divide by
+NARROW = 0.05  # what is too small to divide by: direct's accuracy, or the gap between it and the teacher
 
 
 def summary(correct: Correct, groups: Mapping[str, Sequence[str]], resamples: int, seed: int) -> dict[str, Any]:
@@ -65,29 +65,29 @@ def mcnemar(one: Correct, other: Correct) -> dict[str, Any]:
     only_one, only_other = int(((one == 1) & (other == 0)).sum()), int(((one == 0) & (other == 1)).sum())
     split = only_one + only_other
     p = binomtest(only_one, split).pvalue if split else 1.0
-    return {"only_one": only_one, "only_other": only_other, "p": round(float(p), 4)}
+    return {"only_one": only_one, "only_other": only_other, "p": float(f"{p:.4g}")}
 
 
 def gap(bridge: Correct, direct: Correct, teacher: Correct | None, resamples: int, seed: int) -> dict[str, Any]:
     """What BRIDGE brings, relative to direct distillation.
 
-    ``relative_gain`` is (bridge - direct) / direct, None where direct has nothing right. ``gap_closed`` is
-    (bridge - direct) / (teacher - direct), None without a teacher's answers or where the teacher is not ahead by more
-    than 0.05. Both with 95 % intervals over questions, of the draws in which they can be computed.
+    ``relative_gain`` is (bridge - direct) / direct, ``gap_closed`` (bridge - direct) / (teacher - direct), None without
+    a teacher's answers. Either is None where its denominator is not more than 0.05: a ratio to next to nothing says
+    nothing. Both with 95 % intervals over questions, of the draws in which they can be computed.
     """
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(bridge), (resamples, len(bridge)))
-    found: dict[str, Any] = _ratio("relative_gain", bridge - direct, direct, draws, 0.0)
+    found: dict[str, Any] = _ratio("relative_gain", bridge - direct, direct, draws)
     if teacher is None:
         return found | {"gap_closed": None, "gap_closed_interval": None}
-    return found | _ratio("gap_closed", bridge - direct, teacher - direct, draws, NARROW)
+    return found | _ratio("gap_closed", bridge - direct, teacher - direct, draws)
 
 
-def _ratio(name: str, above: Correct, below: Correct, draws: NDArray[np.int64], least: float) -> dict[str, Any]:
-    if below.mean() <= least:
+def _ratio(name: str, above: Correct, below: Correct, draws: NDArray[np.int64]) -> dict[str, Any]:
+    if below.mean() <= NARROW:
         return {name: None, f"{name}_interval": None}
     tops, bottoms = above[draws].mean(axis=1), below[draws].mean(axis=1)
-    usable = bottoms > least
+    usable = bottoms > NARROW
     low, high = np.quantile(tops[usable] / bottoms[usable], [0.025, 0.975])
     value = round(float(above.mean() / below.mean()), 4)
     return {name: value, f"{name}_interval": [round(float(low), 4), round(float(high), 4)]}

@@ -66,15 +66,23 @@ class Measured:
 
     cells: Mapping[str, tuple[Cell, ...]]
     teacher: tuple[int, int] | None  # correct, n
+    beaten: bool = False  # whether a size that was measured is better than the teacher
+
+    @property
+    def error(self) -> float | None:
+        """The teacher's, None where it was not measured."""
+        return None if self.teacher is None else 1 - self.teacher[0] / self.teacher[1]
 
     @property
     def bound(self) -> float:
-        """The error below which no asymptote may lie: the teacher's, 0 where it was not measured."""
-        return 0.0 if self.teacher is None else 1 - self.teacher[0] / self.teacher[1]
+        """The error below which no asymptote may lie: the teacher's; 0 where it was not measured, or is none."""
+        return 0.0 if self.error is None or self.beaten else self.error
 
 
-def read(cells: Iterable[Mapping[str, Any]], where: str) -> Measured:
-    """The cells of frontier.json; raises UserError where bridge or direct has too few budgets for a curve."""
+def read(cells: Iterable[Mapping[str, Any]], where: str, missing: Iterable[Mapping[str, Any]] = ()) -> Measured:
+    """The cells of frontier.json, and those it has not yet; raises UserError where bridge or direct has too few budgets
+    for a curve."""
+    planned = {(cell["system"], cell["budget"]) for cell in missing}
     found: dict[str, list[Cell]] = {system: [] for system in SYSTEMS}
     correct = n = 0
     for cell in cells:
@@ -85,20 +93,23 @@ def read(cells: Iterable[Mapping[str, Any]], where: str) -> Measured:
         elif cell["system"] == "teacher":
             correct, n = correct + cell["correct"], n + cell["n"]
     for system in ("bridge", "direct"):
-        _check(system, found[system], where)
+        _check(system, found[system], [budget for name, budget in planned if name == system], where)
     enough = {system: tuple(part) for system, part in found.items() if len(budgets(part)) >= LEAST}
-    return Measured(enough, (correct, n) if n else None)
+    best = max(size.accuracy for part in enough.values() for size in sizes(part))
+    return Measured(enough, (correct, n) if n else None, bool(n) and best > correct / n)
 
 
-def _check(system: str, cells: Sequence[Cell], where: str) -> None:
+def _check(system: str, cells: Sequence[Cell], planned: Sequence[float], where: str) -> None:
     known = budgets(cells)
-    if len(known) < LEAST:
-        listed = f"only {share_list(known)}" if known else "no budget"
-        asked = share_list(more(known, LEAST - len(known)))
-        raise UserError(
-            f"{where}: {system} has {listed}, and a curve needs {LEAST} budgets; "
-            f"add them: run the frontier again as before, but with --budgets {asked}"
-        )
+    if len(known) >= LEAST:
+        return
+    listed = f"only {share_list(known)}" if known else "no budget"
+    coming = sorted({*known, *planned})
+    todo = "give the frontier's command again: it goes on with the cells that are missing"
+    if len(coming) < LEAST:
+        asked = share_list(more(coming, LEAST - len(coming)))
+        todo = f"add them: run the frontier again as before, but with --budgets {asked}"
+    raise UserError(f"{where}: {system} has {listed}, and a curve needs {LEAST} budgets; {todo}")
 
 
 def budgets(cells: Iterable[Cell]) -> list[float]:
@@ -138,8 +149,9 @@ def _pooled(cells: Sequence[Cell]) -> Size:
 
 
 def resample(measured: Measured, generator: np.random.Generator) -> Measured:
-    """A bootstrap draw: the seeds, the same for every system, and then each cell's questions.
+    """A bootstrap draw: the seeds, the same for every system, and then each cell's questions on their own.
 
+    So a question that several seeds or systems were asked counts as several; frontier.json's own intervals know better.
     Of an unfinished frontier, a draw that leaves a size without any cell is drawn again.
     """
     seeds = sorted({cell.seed for cells in measured.cells.values() for cell in cells})
@@ -154,9 +166,9 @@ def resample(measured: Measured, generator: np.random.Generator) -> Measured:
             break
     again = {system: tuple(_asked_again(cell, generator) for cell in cells) for system, cells in chosen.items()}
     if measured.teacher is None:
-        return Measured(again, None)
+        return replace(measured, cells=again)
     correct, n = measured.teacher
-    return Measured(again, (int(generator.binomial(n, correct / n)), n))
+    return replace(measured, cells=again, teacher=(int(generator.binomial(n, correct / n)), n))
 
 
 def _asked_again(cell: Cell, generator: np.random.Generator) -> Cell:

@@ -13,6 +13,7 @@ from bridge_ray.errors import UserError
 from bridge_ray.forecast import words
 from bridge_ray.forecast.cells import read
 from bridge_ray.forecast.make import DRAWS, make
+from bridge_ray.frontier.grid import NOT_YET
 from bridge_ray.progress import Progress
 from bridge_ray.report.forecast import render
 from bridge_ray.report.summary import percent, points
@@ -30,9 +31,12 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
     frontier = storage.read_json(where)
     if frontier is None:
         raise UserError(f"{where}: no frontier to forecast from; first: bridge-ray frontier RECIPE --name {name}")
-    measured = read(frontier["cells"], where)
+    missing = [cell for cell in frontier["missing"] if cell["reason"] == NOT_YET]
+    measured = read(frontier["cells"], where, missing)
     with Progress(Console(stderr=True)).task("forecast", DRAWS, "draws") as task:
-        found = make(name, measured, budget, frontier.get("split", "test"), tick=task.add)
+        found = make(
+            name, measured, budget, frontier["split"], frontier["intervals"], missing=len(missing), tick=task.add
+        )
     storage.write_json(storage.join(home, "forecast.json"), found)
     storage.write_bytes(storage.join(home, "forecast.html"), render(found).encode())
     if as_json:
@@ -60,5 +64,6 @@ def table(found: dict[str, Any]) -> Table:
     for system, one in found["systems"].items():
         errors = [one["checks"][check][by] for check in ("ahead", "one_by_one") for by in ("fitted", "carried")]
         cells = ["–" if error is None else points(error) for error in errors]
-        drawn.add_row(system, "yes" if one["trusted"] else "no", *cells, percent(one["best"]["value"]))
+        asymptote = percent(one["best"]["value"]) if one["trusted"] else "–"
+        drawn.add_row(system, "yes" if one["trusted"] else "no", *cells, asymptote)
     return drawn

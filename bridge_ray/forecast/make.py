@@ -47,14 +47,18 @@ def make(
     measured: Measured,
     budget: float | None = None,
     split: str = "test",
+    lines: Sequence[Mapping[str, Any]] = (),
+    missing: int = 0,
     draws: int = DRAWS,
     seed: int = 0,
     tick: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """The forecast as JSON; raises UserError for a ``budget`` at which BRIDGE was not measured.
 
-    ``split`` is the one whose questions were asked; ``tick`` is called after every one of the ``draws`` of the
-    bootstrap. Intervals are 95 % percentiles of the draws; null in a number of queries or a ratio of them means never.
+    ``split`` is the one whose questions were asked, ``lines`` the frontier's intervals, which are taken for what was
+    measured, and ``missing`` how many of its cells are not there yet; ``tick`` is called after every one of the
+    ``draws`` of the bootstrap. Intervals are 95 % percentiles of the draws; null in a number of queries or a ratio of
+    them means never.
     """
     place = _place(measured, budget)
     fitted = _fits(measured, place, (CENTRE, CENTRE))
@@ -64,20 +68,23 @@ def make(
         drawn.append(_fits(resample(measured, generator), place, _centres(generator)))
         tick()
     numbers = _summaries(_numbers(fitted, place), [_numbers(draw, place) for draw in drawn])
-    systems = {system: _system(system, measured, fitted, drawn, place, numbers) for system in measured.cells}
-    rivals = {system: _rival(systems, system, numbers) for system in RIVALS if system in systems}
+    known = {(line["system"], line["rows"], line["budget"]): line["interval"] for line in lines}
+    here = known.get(("bridge", place.size.rows, place.size.budget), numbers["accuracy",]["interval"])
+    systems = {system: _system(system, measured, fitted, drawn, place, numbers, known) for system in measured.cells}
+    rivals = {system: _rival(systems, system, numbers, place) for system in RIVALS if system in systems}
     found = {
         "run": name,
         "split": split,
         "seed": seed,
         "draws": draws,
         "seeds": len({cell.seed for cells in measured.cells.values() for cell in cells}),
-        "bound": {"error": measured.bound, "measured": measured.teacher is not None},
+        "missing": missing,
+        "bound": {"error": measured.bound, "teacher": measured.error},
         "at": {
             "budget": place.size.budget,
             "rows": place.size.rows,
             "queries": place.size.queries,
-            "accuracy": numbers["accuracy",],
+            "accuracy": numbers["accuracy",] | {"interval": here},
         },
         "systems": systems,
         "rivals": rivals,
@@ -168,11 +175,13 @@ def _system(
     drawn: Sequence[Draw],
     place: Place,
     numbers: Mapping[Key, dict[str, Any]],
+    known: Mapping[tuple[str, int, float], Sequence[float]],
 ) -> dict[str, Any]:
+    """``known``: (system, rows, budget) -> the interval of its accuracy, where the frontier has it."""
     cells = measured.cells[system]
     checks = {"ahead": check.ahead(cells, measured.bound), "one_by_one": check.one_by_one(cells, measured.bound)}
     return {
-        "sizes": [_plain(size) for size in sizes(cells)],
+        "sizes": [_plain(size, known.get((system, size.rows, size.budget))) for size in sizes(cells)],
         "corpora": len({cell.rows for cell in cells}),
         **{name: numbers.get((system, name)) for name in FITTED},
         "checks": {name: _checked(one) for name, one in checks.items()},
@@ -181,9 +190,10 @@ def _system(
     }
 
 
-def _plain(size: Size) -> dict[str, Any]:
+def _plain(size: Size, known: Sequence[float] | None) -> dict[str, Any]:
+    """With its interval, where that is not ``known`` of its questions alone."""
     spread = 1.96 * math.sqrt(size.accuracy * (1 - size.accuracy) / size.n)
-    interval = [max(0.0, size.accuracy - spread), min(1.0, size.accuracy + spread)]
+    interval = list(known or (max(0.0, size.accuracy - spread), min(1.0, size.accuracy + spread)))
     facts = {"rows": size.rows, "budget": size.budget, "queries": size.queries, "n": size.n}
     return facts | {"accuracy": size.accuracy, "interval": interval}
 
@@ -211,9 +221,11 @@ def _curve(
     numbers: Mapping[Key, dict[str, Any]],
     queries: Sequence[float],
 ) -> list[dict[str, float]]:
-    """The fitted accuracy on the largest corpus with its band, from the smallest size to beyond the largest."""
+    """The fitted accuracy on the largest corpus with its band, from the smallest size to beyond the largest, but not to
+    more queries than the corpus has questions."""
     reached = [numbers[rival, "queries"]["value"] or 0.0 for rival in RIVALS if (rival, "queries") in numbers]
-    last = max(2 * max(queries), min(1.5 * max(reached), 20 * max(queries)))
+    wished = max(2 * max(queries), min(1.5 * max(reached), 20 * max(queries)))
+    last = max(*queries, min(wished, place.size.rows))
     corpus = place.corpus(system)
 
     def accuracy(draw: Draw, at: float) -> float:
@@ -227,9 +239,15 @@ def _curve(
 
 
 def _rival(
-    systems: Mapping[str, Mapping[str, Any]], system: str, numbers: Mapping[Key, dict[str, Any]]
+    systems: Mapping[str, Mapping[str, Any]], system: str, numbers: Mapping[Key, dict[str, Any]], place: Place
 ) -> dict[str, Any]:
-    """When a rival reaches what BRIDGE was measured to do: that rests on the rival's curve alone."""
-    measured_to = max(size["queries"] for size in systems[system]["sizes"])
+    """When a rival reaches what BRIDGE was measured to do: that rests on the rival's curve alone. ``reached`` are the
+    fewest queries with which it was itself measured to, None where it was not."""
+    sizes = systems[system]["sizes"]
+    there = [size for size in sizes if size["rows"] == place.size.rows and size["accuracy"] >= place.size.accuracy]
     found = {name: numbers[system, name] for name in ("queries", "ratio", "faster")}
-    return found | {"measured_to": measured_to, "trusted": systems[system]["trusted"]}
+    return found | {
+        "measured_to": max(size["queries"] for size in sizes),
+        "reached": min((size["queries"] for size in there), default=None),
+        "trusted": systems[system]["trusted"],
+    }

@@ -38,10 +38,13 @@ def reach(system: str, found: Found) -> str:
         return f"What {system} would need cannot be forecast: {_failure(found['systems'][system])}"
     ratio, (low, high) = rival["ratio"]["value"], rival["ratio"]["interval"]
     spread = f"(95 %: {times(low)} to {times(high)})"
-    if low is None:
-        return _never(system, rival, ratio)
-    if low > 1:
-        return _needs_more(system, rival, ratio, spread)
+    if ratio is None and rival["reached"] is not None:
+        return (
+            f"What {system} would need cannot be told: by its fit it never reaches this, and it was measured to, with "
+            f"{count(rival['reached'])} queries ({times(rival['reached'] / found['at']['queries'])} times as many)."
+        )
+    if low is None or low > 1:
+        return _needs_more(system, rival, ratio, spread, found["at"]["rows"])
     if ratio is not None and high is not None and high < 1:
         return f"{system} needs only {times(ratio)} times the queries to reach this {spread}: bridge saves none here."
     estimate = "never" if ratio is None else f"{times(ratio)} times the queries"
@@ -57,7 +60,9 @@ def _never(system: str, rival: Found, ratio: float | None) -> str:
     )
 
 
-def _needs_more(system: str, rival: Found, ratio: float | None, spread: str) -> str:
+def _needs_more(system: str, rival: Found, ratio: float | None, spread: str, rows: int) -> str:
+    if rival["ratio"]["interval"][0] is None:
+        return _never(system, rival, ratio)
     if ratio is None:
         return (
             f"By its fit {system} never reaches this, and at the least it needs more queries: "
@@ -67,6 +72,11 @@ def _needs_more(system: str, rival: Found, ratio: float | None, spread: str) -> 
     sentence = f"{system} needs {times(ratio)} times the queries to reach this {spread}."
     if rival["queries"]["value"] <= rival["measured_to"]:
         return sentence
+    if rival["queries"]["value"] > rows:
+        return (
+            f"{system} does not reach this within this corpus: by its fit it needs {times(ratio)} times the queries "
+            f"{spread}, and {count(rows)} questions are all there is to buy."
+        )
     return f"{sentence} That is beyond the {count(rival['measured_to'])} queries up to which {system} was measured."
 
 
@@ -113,11 +123,9 @@ def _failure(system: Found) -> str:
 def notes(found: Found) -> list[str]:
     """What the numbers rest on, where that is less than one would wish."""
     bound = found["bound"]
-    told = [
-        f"No asymptote is below the teacher's error, {percent(bound['error'])}."
-        if bound["measured"]
-        else "The teacher was not measured: the only bound of the asymptotes is an error of 0."
-    ]
+    told = [_bound(bound["teacher"], bound["error"], found["systems"])]
+    if found["missing"]:
+        told.insert(0, f"Of the frontier, {count(found['missing'])} cells are not there yet.")
     if found["seeds"] == 1:
         told.append("One seed: the intervals hold for other test questions, not for training again.")
     corpora = found["systems"]["bridge"]["corpora"]
@@ -125,21 +133,31 @@ def notes(found: Found) -> list[str]:
         told.append("One size of the corpus: its part of the error cannot be told from the floor, and is in it.")
     elif corpora == 2:
         told.append("Two sizes of the corpus do not say how fast it helps: that exponent rests on its prior.")
-    best = max(size["accuracy"] for system in found["systems"].values() for size in system["sizes"])
-    if 1 - best < bound["error"]:
-        told.append(f"A system does better than the teacher ({percent(best)}): the bound does not hold here.")
     return told
+
+
+def _bound(teacher: float | None, bound: float, systems: Found) -> str:
+    if teacher is None:
+        return "The teacher was not measured: the only bound of the asymptotes is an error of 0."
+    if bound == teacher:
+        return f"No asymptote is below the teacher's error, {percent(teacher)}."
+    best = max(size["accuracy"] for system in systems.values() for size in system["sizes"])
+    return (
+        f"A system does better than the teacher, {percent(best)} against {percent(1 - teacher)}, so the teacher's "
+        "error bounds no asymptote here: the only bound is an error of 0."
+    )
 
 
 def reading(found: Found) -> str:
     """How the fitted exponents relate to the bounds that argue for a teacher and for a TA."""
-    exponents = {system: one["exponent"] for system, one in found["systems"].items()}
-    listed = ", ".join(f"{system} {_exponent(one)}" for system, one in exponents.items())
+    systems = found["systems"]
+    trusted = {system: one for system, one in systems.items() if one["trusted"]}
+    listed = ", ".join(f"{system} {_exponent(one['exponent'])}" for system, one in trusted.items()) or "untrustworthy"
     low, high = found["rivals"]["direct"]["faster"]["interval"]
     verdict = "whether bridge or direct falls faster cannot be told from these sizes"
-    if low > 0:
+    if low > 0 and {"bridge", "direct"} <= trusted.keys():
         verdict = "bridge falls faster than direct"
-    elif high < 0:
+    elif high < 0 and {"bridge", "direct"} <= trusted.keys():
         verdict = "direct falls faster than bridge"
     return (
         "Generalized distillation (Lopez-Paz et al. 2016, arXiv 1511.03643) argues that a student which learns from n "
@@ -162,13 +180,15 @@ def _exponent(one: Found) -> str:
 def following(found: Found, grid: Found, root: str) -> tuple[str, str]:
     """What would make the forecast better, and the frontier's own command for that.
 
-    A new budget where a fit has failed, more seeds where all hold or no budget is left to propose. ``grid`` is
-    frontier.json's, ``root`` the storage as the command line has it.
+    The cells that are missing, then a new budget where a fit has failed, more seeds where all hold or no budget is left
+    to propose. ``grid`` is frontier.json's, ``root`` the storage as the command line has it.
     """
     budgets, seeds = grid["budgets"], grid["seeds"]
     trusted = all(one["trusted"] for one in found["systems"].values())
-    asked = budgets if trusted else more(budgets, 1)
-    if len(asked) > len(budgets):
+    asked = budgets if trusted or found["missing"] else more(budgets, 1)
+    if found["missing"]:
+        why = "The frontier is not complete: the same command goes on with the cells that are missing."
+    elif len(asked) > len(budgets):
         why = f"A fit is not to be trusted: measuring the budget {share_list(set(asked) - set(budgets))} too may help."
     else:
         seeds = range(seeds[0], seeds[0] + len(seeds) + MORE_SEEDS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from bridge_ray import config
 from bridge_ray.config import Config, Phase, SharedAccount
@@ -17,6 +17,7 @@ from bridge_ray.teacher.ledger import Cap
 from bridge_ray.teacher.teach import Payer
 
 REFERENCE = 0.05
+NOT_YET = "not yet run"  # why a cell is missing, where nothing else is the reason
 
 Number = TypeVar("Number", int, float)
 
@@ -54,6 +55,11 @@ class Cell:
     def __str__(self) -> str:
         bought = f" at {self.budget * 100:g} %" if self.budget else ""
         return f"{self.system}{bought}, {self.rows} rows, seed {self.seed}"
+
+
+def cell_of(fields: Mapping[str, Any]) -> Cell:
+    """The cell that an entry of frontier.json is about."""
+    return Cell(fields["system"], fields["budget"], fields["rows"], fields["seed"])
 
 
 def grid(

@@ -136,10 +136,12 @@ def _trained(cell: Cell) -> bool:
 
 
 def _kept(planned: Planned, home: str) -> dict[str, Any] | None:
-    """The cell's numbers if it is there. Raises UserError where they are of another config."""
+    """The cell's numbers if it is there, with its predictions. Raises UserError where they are of another config."""
     path = _path(home, planned.cell, ".json")
     numbers: dict[str, Any] | None = storage.read_json(path)
-    if numbers is not None and numbers["fingerprint"] != planned.fingerprint:
+    if numbers is None or not storage.exists(_path(home, planned.cell, ".parquet")):
+        return None
+    if numbers["fingerprint"] != planned.fingerprint:
         raise UserError(
             f"{path} is of another config or corpus; give this frontier a --name of its own (it shares what is "
             "unchanged), or remove the file"
@@ -185,6 +187,7 @@ def execute(frontier: Frontier, progress: Progress, check: Callable[[], None]) -
     written, where the cluster has no place for a stage.
     """
     base, done_cells = frontier.base, dict(frontier.kept)
+    _say_what_is_left_out(frontier, progress)
     missing = [one for one in frontier.planned if one.cell.name not in done_cells]
     _check_placement(frontier, missing, progress)
     lacking: dict[str, str] = {}
@@ -224,6 +227,22 @@ class Clock:
         means = {name: float(np.mean(seconds)) for name, seconds in self._took.items()}
         other = float(np.mean(list(means.values()))) if means else 0.0
         return timedelta(seconds=round(sum(means.get(name, other) for name in parts.values())))
+
+
+def _say_what_is_left_out(frontier: Frontier, progress: Progress) -> None:
+    """A command that asks for less than an earlier one makes a page of less, which nobody should find out by chance."""
+    found = storage.read_json(storage.join(frontier.base.home, "frontier.json"))
+    asked = {one.cell.name for one in frontier.planned}
+    before = [grid.cell_of(cell) for cell in found["cells"]] if found else []
+    left_out = [cell for cell in before if cell.name not in asked]
+    if left_out:
+        progress.console.print(
+            f"{len(left_out)} cells of this frontier are not asked for, {left_out[0]} among them: they stay in cells/, "
+            "and frontier.json and its page are made without them",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _check_placement(frontier: Frontier, missing: Sequence[Planned], progress: Progress) -> None:
@@ -342,7 +361,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
         "cells": there,
         "missing": [
             {"system": cell.system, "budget": cell.budget, "rows": cell.rows, "seed": cell.seed}
-            | {"reason": lacking.get(cell.name, "not yet run")}
+            | {"reason": lacking.get(cell.name, grid.NOT_YET)}
             for cell in absent
         ],
         **summarise(there, answers, asked.reference, bootstrap, asked.split),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from bridge_ray.forecast.cells import LEAST, more
+from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import count, interval, money, percent
+
+FORECAST = ("bridge", "direct")  # the systems that a forecast cannot do without
 
 
 def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> None:
@@ -18,8 +23,21 @@ def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> Non
         out.print(f"{len(found['missing'])} cells are missing; the page says why", soft_wrap=True)
     out.print(found["recommendation"]["reason"], markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: {home}/frontier.html", soft_wrap=True)
-    place = "" if storage == "storage" else f" --storage {storage}"
-    out.print(f"next: bridge-ray forecast {found['name']}{place}", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"next: {_following(found, storage)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _following(found: Mapping[str, Any], storage: str) -> str:
+    """A forecast, or where a curve has too few budgets, the frontier with as many as it needs."""
+    place = [] if storage == "storage" else ["--storage", storage]
+    measured = [{cell["budget"] for cell in found["cells"] if cell["system"] == system} for system in FORECAST]
+    fewest = min(map(len, measured))
+    if fewest >= LEAST:
+        return shlex.join(["bridge-ray", "forecast", found["name"], *place])
+    grid = found["grid"]
+    budgets = more(grid["budgets"], LEAST - len(grid["budgets"])) if len(grid["budgets"]) < LEAST else grid["budgets"]
+    systems = [*grid["systems"], *(system for system in FORECAST if system not in grid["systems"])]
+    again = frontier_page.command({**found, "grid": {**grid, "budgets": budgets, "systems": systems}})
+    return f"{again} {shlex.join(['--name', found['name'], *place])}"
 
 
 def _table(found: Mapping[str, Any]) -> Table:

@@ -182,7 +182,8 @@ def _difference_cells(difference: Mapping[str, Any] | None) -> tuple[str, str]:
         return "–", "–"
     low, high = (summary.points(bound, sign=True) for bound in difference["interval"])
     p = summary.lookup(difference, "mcnemar", "p")
-    return f"{summary.points(difference['difference'], sign=True)}\n{low} to {high}", "–" if p is None else f"{p:.3f}"
+    measured = f"{summary.points(difference['difference'], sign=True)}\n{low} to {high}"
+    return measured, "–" if p is None else summary.probability(p)
 
 
 def _cost_table(found: Mapping[str, Any]) -> Table:

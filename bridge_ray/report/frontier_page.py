@@ -5,8 +5,10 @@ a run's page; what it says is what frontier.json holds.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import yaml
@@ -25,6 +27,7 @@ TABLES_ONLY = (
     "teacher",
 )  # no trained student: they would only stretch the charts
 FLAT = ("guess", "labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
+KINDS = ("by_domain", "by_answer_type")
 NAMES_LEFT = 152  # units that the longest system's name takes
 
 Line = Mapping[str, Any]  # of frontier.json's intervals
@@ -97,6 +100,7 @@ def render(found: Mapping[str, Any]) -> str:
         (line for line in whole if line["budget"] in (0.0, reference)), key=lambda line: -line["accuracy"]
     )
     compared = [one for one in found["comparisons"] if one["one"]["budget"] == reference]
+    parts = _parts([c for c in found["cells"] if c["rows"] == size and c["budget"] in (0.0, reference)])
     return (
         environment()
         .get_template("frontier.html.j2")
@@ -107,6 +111,9 @@ def render(found: Mapping[str, Any]) -> str:
             core=[line for line in whole if line["system"] in CORE],
             smaller=[line for line in lines if line["rows"] != size],
             at_reference=at_reference,
+            parts=parts,
+            groups=list(dict.fromkeys(key for part in parts.values() for key in part["groups"])),
+            fewest=min((line["seeds"] for line in lines), default=0),
             bars=charts.bars(
                 [(line["system"], line["accuracy"], tuple(line["interval"])) for line in at_reference], NAMES_LEFT
             ),
@@ -121,6 +128,30 @@ def render(found: Mapping[str, Any]) -> str:
             WIDTH=charts.WIDTH,
         )
     )
+
+
+def _parts(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By system, the share of replies without an answer, and (kind, name) -> accuracy and n of the domains and then of
+    the kinds of answer; all seeds together."""
+    found: dict[str, dict[str, Any]] = {}
+    for system in dict.fromkeys(cell["system"] for cell in cells):
+        own = [cell for cell in cells if cell["system"] == system]
+        groups: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+        for kind, cell in product(KINDS, own):
+            for name, one in cell[kind].items():
+                groups[kind, name].append(one)
+        pooled = {key: {"accuracy": _mean(some, "accuracy"), "n": _n(some)} for key, some in groups.items()}
+        found[system] = {"unparsable": _mean(own, "unparsable"), "groups": pooled}
+    return found
+
+
+def _mean(some: Sequence[Mapping[str, Any]], name: str) -> float:
+    """Over the questions of all of them."""
+    return float(sum(one[name] * one["n"] for one in some) / _n(some))
+
+
+def _n(some: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["n"] for one in some)
 
 
 def command(found: Mapping[str, Any]) -> str:

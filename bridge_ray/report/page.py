@@ -132,9 +132,10 @@ def _ratios(metrics: Mapping[str, Any]) -> list[Ratio]:
         untold = " Not given: the teacher is not ahead of direct by more than 5 points."
     else:
         untold = " Not known: the teacher itself was not asked (evaluate.systems)."
+    few = "" if gap.get("relative_gain") is not None else " Not given: direct has no more than 5 % right."
     meanings = {
         "relative_gain": "(bridge − direct) / direct: how many more questions bridge answers correctly than direct, "
-        "as a share of those that direct answers correctly.",
+        f"as a share of those that direct answers correctly.{few}",
         "gap_closed": "(bridge − direct) / (teacher − direct): how much of the way from direct to the teacher bridge "
         f"has come.{untold}",
     }

@@ -21,6 +21,7 @@ SYSTEMS = {  # in the order people read them
 }
 RIVALS = ("direct", "direct_labels")
 UNDECIDED = "no difference can be told apart at this size"
+LEAST_P = 0.001
 STANDIN = "A stand-in teacher answered: the dollars are what the asks would have cost at the configured price."
 
 
@@ -133,7 +134,12 @@ def _p(value: float | None) -> str:
     """McNemar's p, as it stands behind an interval."""
     if value is None:
         return ""
-    return "; McNemar p < 0.001" if value < 0.001 else f"; McNemar p = {value:.3f}"
+    return f"; McNemar p {'' if value < LEAST_P else '= '}{probability(value)}"
+
+
+def probability(p: float) -> str:
+    """A p value with three digits: no test says 0."""
+    return f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.3f}"
 
 
 def _accuracies(metrics: Mapping[str, Any]) -> str:

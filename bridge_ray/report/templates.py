@@ -38,6 +38,7 @@ def environment() -> Environment:
         "interval": summary.interval,
         "count": summary.count,
         "money": summary.money,
+        "probability": summary.probability,
         "duration": duration,
     }
     return environment

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics, stage
+from bridge_ray.answers.verify import majority
 from bridge_ray.config import TA, Amplify
 from bridge_ray.inference.engine import RowFault, Sample
 from bridge_ray.stage import Stage
@@ -199,6 +201,15 @@ def test_the_keep_rate_of_blind_guesses(samples: int, rate: float) -> None:
     """Strict majority of samples + 1 fair coins; of four: C(4,3) + C(4,4) = 5 of 16."""
     assert guess_rate("boolean", 0, Amplify(samples=samples)) == pytest.approx(rate)
     assert guess_rate("number", 0, Amplify(samples=samples)) == 0.0
+
+
+@pytest.mark.parametrize("options", [2, 3, 5])
+@pytest.mark.parametrize("samples", [0, 1, 4])
+def test_the_keep_rate_of_blind_guesses_is_that_of_all_of_them(samples: int, options: int) -> None:
+    """Every way to guess so often, and how many of them the rule itself keeps."""
+    guesses = list(product("abcde"[:options], repeat=samples + 1))
+    kept = sum(majority(guess) == "a" for guess in guesses)
+    assert guess_rate("choice", options, Amplify(samples=samples)) == pytest.approx(kept / len(guesses))
 
 
 def written(*rows: tuple[str | None, str, str, list[str], float]) -> pa.Table:

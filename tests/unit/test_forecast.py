@@ -129,7 +129,7 @@ def test_no_asymptote_is_below_the_teachers_error() -> None:
 
 def test_without_the_teacher_the_bound_is_nought_and_that_is_said() -> None:
     found = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}))
-    assert found["bound"] == {"error": 0.0, "measured": False}
+    assert found["bound"] == {"error": 0.0, "teacher": None}
     assert "teacher was not measured" in " ".join(found["notes"])
 
 
@@ -142,8 +142,38 @@ def test_where_direct_reaches_bridge(clear: dict[str, Any]) -> None:
     assert direct["queries"]["value"] == pytest.approx((0.19 / 1.6) ** -4, rel=0.01)
     assert direct["ratio"]["value"] == pytest.approx(50.3, rel=0.01)
     assert direct["ratio"]["never"] == 0
-    assert "direct needs 50.3 times the queries" in clear["sentences"][1]
-    assert "beyond the 2,000 queries" in clear["sentences"][1]
+    assert clear["sentences"][1].startswith("direct does not reach this within this corpus: by its fit it needs 50.3 ")
+    assert clear["sentences"][1].endswith("and 2,000 questions are all there is to buy.")
+    assert max(point["queries"] for point in clear["systems"]["direct"]["curve"]) == pytest.approx(2000)
+    partly = forecast(cells({"bridge": BRIDGE, "direct": Curve(0.1, 1.6, 0.45)}, budgets=(0.01, 0.03, 0.05)))
+    assert "times the queries to reach this" in partly["sentences"][1], "(0.19 / 1.6)^(-1 / 0.45) = 114 of 2,000"
+    assert "beyond the 100 queries up to which direct was measured" in partly["sentences"][1]
+    assert "B*</text>" in render(partly)
+
+
+def test_a_teacher_that_a_student_beats_bounds_nothing() -> None:
+    """It errs in 0.25; direct errs in 0.1 + 1.6 / 2000^0.5 = 0.136 with all rows, and so reaches what bridge does."""
+    curves = {"bridge": BRIDGE, "direct": Curve(0.1, 1.6, 0.5)}
+    found = forecast([*cells(curves), teacher(0.25)])
+    assert found["bound"] == {"error": 0.0, "teacher": pytest.approx(0.25)}
+    assert found["rivals"]["direct"]["ratio"]["value"] == pytest.approx((0.19 / 1.6) ** -2 / 100, rel=0.01)
+    assert "86.4 % against 75.0 %" in found["notes"][0]
+
+
+def test_never_is_not_said_of_what_was_measured(clear: dict[str, Any]) -> None:
+    never = {"value": None, "interval": [None, None], "never": 1.0}
+    direct = clear["rivals"]["direct"] | {"ratio": never, "queries": never, "reached": 600}
+    said = words.reach("direct", clear | {"rivals": {"direct": direct}})
+    assert "by its fit it never reaches this, and it was measured to, with 600 queries (6.0 times as many)." in said
+    assert clear["rivals"]["direct"]["reached"] is None
+
+
+def test_what_was_measured_has_the_frontier_s_intervals() -> None:
+    line = {"system": "bridge", "rows": 2000, "budget": 0.05, "interval": [0.6, 0.8]}
+    found = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), lines=[line])
+    assert found["at"]["accuracy"]["interval"] == [0.6, 0.8]
+    assert [s["interval"] for s in found["systems"]["bridge"]["sizes"] if s["budget"] == 0.05] == [[0.6, 0.8]]
+    assert "95 % interval 60.0 to 80.0 %" in found["sentences"][0]
 
 
 def test_at_another_budget() -> None:
@@ -256,6 +286,8 @@ def test_what_does_not_beat_carrying_forward_is_not_forecast() -> None:
     page = render(made)
     assert "Not to be trusted: direct." in page
     assert "B*</text>" not in page
+    assert "to be trusted" not in made["reading"] and "cannot be told from these sizes" in made["reading"]
+    assert "direct 0." not in made["reading"], "an exponent of a fit that is not to be trusted"
     why, asked = words.following(made, GRID, "storage")
     assert "0.02" in why
     assert asked == (
@@ -299,6 +331,21 @@ def test_too_few_budgets_say_which_to_add() -> None:
     assert "direct_labels would need is unknown" in made["sentences"][2]
 
 
+def test_an_unfinished_frontier_is_to_be_finished_first(tmp_path: Path) -> None:
+    """Its command again, and no budgets that were never asked for."""
+    missing = [{"system": system, "budget": budget} for system in ("bridge", "direct") for budget in (0.03, 0.1, 1.0)]
+    few = cells({"bridge": BRIDGE, "direct": DIRECT}, budgets=(0.05,))
+    with pytest.raises(UserError, match=r"bridge has only 0\.05, .*; give the frontier's command again: it goes on"):
+        read(few, "frontier.json", missing)
+    with pytest.raises(UserError, match=r"--budgets 0\.01,0\.05,1$"):
+        read(few, "frontier.json", [cell for cell in missing if cell["budget"] == 1.0])
+    made = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), missing=3)
+    assert made["notes"][0] == "Of the frontier, 3 cells are not there yet."
+    why, asked = words.following(failed(made), GRID, "storage")
+    assert "not complete" in why
+    assert "--budgets 0.01,0.03,0.05,0.1,0.3,1 --seeds 3 " in asked, "as it was"
+
+
 def test_budgets_to_add_lie_far_from_those_known() -> None:
     assert more([0.03, 0.05], 1) == [0.03, 0.05, 1.0]
     assert more([0.03, 0.05, 1.0], 1) == [0.03, 0.05, 0.3, 1.0]
@@ -336,7 +383,8 @@ def test_the_reading_is_labelled_a_diagnostic(clear: dict[str, Any]) -> None:
 
 def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     home = folder / "runs" / "grid"
-    storage.write_json(str(home / "frontier.json"), {"cells": found, "grid": GRID})
+    known = {"missing": [], "intervals": [], "split": "test"}
+    storage.write_json(str(home / "frontier.json"), {"cells": found, "grid": GRID, **known})
     return home
 
 
@@ -377,7 +425,7 @@ def test_the_page_is_one_file_of_escaped_text(clear: dict[str, Any]) -> None:
     assert "&lt;script&gt;alert(1)" in page
     assert not re.search(r"(?:src|href)=|url\(", page)
     assert page.count("<svg") == 2
-    assert "B*</text>" in page
+    assert "B*</text>" not in page, "there are not so many questions"
 
 
 @browser.needed

@@ -307,13 +307,28 @@ def test_gains_are_ratios_and_null_where_the_denominator_is_small() -> None:
     near = gains([*lines[:2], line("teacher", 0.0, 64, 64)], 0.05, own())
     assert near is not None and near["gap_closed"] is None
     assert gains(lines[1:], 0.05, own()) is None
+    poor = gains([line("bridge", 0.05, 9), line("direct", 0.05, 4)], 0.05, own())
+    assert poor is not None and poor["relative_gain"] is None, "4 % is too little to divide by"
+
+
+def test_a_teacher_with_fewer_seeds_leaves_the_relative_gain_as_it_is() -> None:
+    """Seed 0: 75 to 60; seed 1: 50 to 60. The teacher was asked seed 0's questions alone."""
+    lines = [line("bridge", 0.05, 75, 50), line("direct", 0.05, 60, 60)]
+    alone, partly = gains(lines, 0.05, own()), gains([*lines, line("teacher", 0.0, 90)], 0.05, own())
+    assert alone is not None and partly is not None
+    assert (alone["relative_gain"], alone["relative_gain_seeds"]) == (round(2.5 / 60, 4), 2)
+    assert (alone["gap_closed"], alone["gap_closed_seeds"]) == (None, 0)
+    assert {**alone, "gap_closed": 0, "gap_closed_interval": 0, "gap_closed_seeds": 1} == {
+        **partly, "gap_closed": 0, "gap_closed_interval": 0
+    }  # fmt: skip
+    assert partly["gap_closed"] == 0.5
 
 
 def test_stop_where_larger_budgets_are_ahead_by_less_than_2_points_at_most() -> None:
     bridge = [
-        line("bridge", 0.03, 50, 50, of=400),
-        line("bridge", 0.1, 298, 296, of=400),
-        line("bridge", 1.0, 299, 298, of=400),
+        line("bridge", 0.03, 50, 50, 50, of=400),
+        line("bridge", 0.1, 298, 297, 296, of=400),
+        line("bridge", 1.0, 299, 299, 298, of=400),
     ]
     found = recommend(bridge, own(400), "dev")
     assert (found["verdict"], found["budget"]) == ("stop", 0.1)
@@ -321,13 +336,13 @@ def test_stop_where_larger_budgets_are_ahead_by_less_than_2_points_at_most() -> 
         "Stop at 10 %: bridge answers 74.2 % there. 100 %, the best of the larger budgets, came to +0.4 points "
         "(95 % interval "
     )
-    assert re.search(r"; 2 seeds, 800 answers\): 90 more queries bring at most [01]\.\d points\.$", found["reason"])
+    assert re.search(r"; 3 seeds, 1,200 answers\): 90 more queries bring at most [01]\.\d points\.$", found["reason"])
     assert [step["budget"] for step in found["steps"]] == [0.03, 0.1]
     assert found["steps"][0]["queries"] == 97 and found["steps"][0]["interval"][0] > 0.5
 
 
 def test_a_better_budget_is_passed_over_where_it_is_better_by_too_little() -> None:
-    bridge = [line("bridge", 0.1, 1000, 1000, of=2000), line("bridge", 1.0, 1016, 1016, of=2000)]
+    bridge = [line("bridge", 0.1, 1000, 1000, 1000, of=2000), line("bridge", 1.0, 1016, 1016, 1016, of=2000)]
     found = recommend(bridge, own(2000), "dev")
     assert found["steps"][0]["interval"][0] > 0
     assert (found["verdict"], found["budget"]) == ("stop", 0.1)
@@ -336,9 +351,9 @@ def test_a_better_budget_is_passed_over_where_it_is_better_by_too_little() -> No
 def test_an_interval_of_both_nothing_and_a_gain_worth_paying_for_decides_nothing() -> None:
     """Seed 0 has lost 2.5 points by the larger budget, seed 1 has gained 4: that is no evidence for stopping."""
     bridge = [
-        line("bridge", 0.03, 50, 50, of=400),
-        line("bridge", 0.1, 300, 290, of=400),
-        line("bridge", 1.0, 290, 306, of=400),
+        line("bridge", 0.03, 50, 50, 50, of=400),
+        line("bridge", 0.1, 300, 290, 295, of=400),
+        line("bridge", 1.0, 290, 306, 298, of=400),
     ]
     found = recommend(bridge, own(400), "dev")
     assert (found["verdict"], found["budget"], found["accuracy"]) == ("unknown", 0.1, 0.7375)
@@ -350,13 +365,13 @@ def test_an_interval_of_both_nothing_and_a_gain_worth_paying_for_decides_nothing
 
 
 def test_a_choice_by_the_questions_that_are_reported_is_said_to_be_one() -> None:
-    bridge = [line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)]
+    bridge = [line("bridge", 0.1, 50, 50, 50), line("bridge", 0.5, 90, 92, 91)]
     assert recommend(bridge, own(), "test")["reason"].endswith("may look better on them than it is; --dev asks others.")
     assert "--dev" not in recommend(bridge, own(), "dev")["reason"]
 
 
 def test_go_on_where_every_larger_budget_is_better() -> None:
-    found = recommend([line("bridge", 0.1, 50, 50), line("bridge", 0.5, 90, 92)], own(), "dev")
+    found = recommend([line("bridge", 0.1, 50, 50, 50), line("bridge", 0.5, 90, 92, 91)], own(), "dev")
     assert (found["verdict"], found["budget"]) == ("go on", 0.5)
     assert "what more would bring was not tried" in found["reason"]
 
@@ -366,12 +381,28 @@ def test_go_on_where_every_larger_budget_is_better() -> None:
     [
         ([], "0 of the two budgets"),
         ([line("bridge", 0.1, 50, 60)], "1 of the two budgets"),
-        ([line("bridge", 0.1, 50), line("bridge", 0.5, 60)], "one seed"),
+        ([line("bridge", 0.1, 50, 50), line("bridge", 0.5, 60, 60, 60)], "2 of the 3 seeds"),
     ],
 )
 def test_too_few_cells_give_no_recommendation(bridge: list[Line], says: str) -> None:
     found = recommend(bridge, own(), "test")
     assert (found["verdict"], found["budget"]) == ("unknown", None) and says in found["reason"]
+
+
+def test_another_student_that_is_better_for_no_more_queries_is_what_to_take() -> None:
+    """direct at 50 % costs more than bridge at 10 %, where bridge would stop; the labels cost nothing."""
+    bridge = [line("bridge", 0.1, 50, 50, 50), line("bridge", 0.5, 50, 50, 50)]
+    labels, dear = line("labels", 0.0, 80, 81, 82, queries=0), line("direct", 0.5, 90, 90, 90)
+    found = recommend([labels, dear, *bridge], own(), "dev")
+    assert (found["verdict"], found["budget"], found["rival"]["other"]["system"]) == ("another", 0.1, "labels")
+    assert found["reason"].startswith(
+        "Take labels, which buys nothing: it answers 81.0 %, bridge at 10 % 50.0 %, for no fewer queries; "
+        "bridge's difference is −31.0 points (95 % interval "
+    )
+    same = recommend([line("direct", 0.1, 51, 50, 49), *bridge], own(), "dev")
+    assert same["verdict"] == "stop" and "It is not told apart from direct at 10 %" in same["reason"]
+    worse = recommend([line("direct_labels", 0.1, 20, 20, 20), line("labels", 0.0, 90), *bridge], own(), "dev")
+    assert "It is ahead of direct_labels at 10 %" in worse["reason"], "one seed of the labels says too little"
 
 
 # --- frontier.json and the page
@@ -405,6 +436,9 @@ def made_up() -> dict[str, Any]:
             known[system, budget, 600, seed] = correct
             cell = {"system": system, "budget": budget, "rows": 600, "seed": seed, "queries": round(600 * budget)}
             cell |= {"usd": budget * 0.3, "local_hours": 0.1 + budget + ("bridge" in system) * 0.2, "length": 1.0}
+            law, med = ({"accuracy": float(part.mean()), "n": len(part)} for part in np.split(correct, [100]))
+            cell |= {"by_domain": {"law": law, "med": med}, "by_answer_type": {"boolean": med}}
+            cell |= {"unparsable": 0.25 if system == "student_base" else 0.0}
             numbers.append(cell | {"n": 300, "correct": int(correct.sum()), "accuracy": float(correct.mean())})
     names = list(dict.fromkeys(system for system, _ in ACCURACY))
     return {
@@ -453,6 +487,8 @@ def test_the_page_says_what_the_record_says() -> None:
     assert page.count("<svg") == 4, "queries, dollars, hours, and every system"
     assert "Not complete" not in page and "Dev questions" not in page
     assert "bridge-ray frontier RECIPE --budgets 0.03,0.05,1 --seeds 3" in page
+    law = [cell["by_domain"]["law"]["accuracy"] for cell in found["cells"] if cell["system"] == "ta"]
+    assert f'<td class="num">{sum(law) / 3 * 100:.1f} %<small>300</small></td>' in page, "100 questions of each seed"
     absent = {"system": "ta", "budget": 0.05, "rows": 600, "seed": 2, "reason": HOSTILE}
     odd = frontier_page.render({**found, "name": HOSTILE, "split": "dev", "missing": [absent]})
     assert "<script" not in odd and "Not complete" in odd and "Dev questions" in odd
@@ -464,6 +500,19 @@ def test_the_terminal_s_table_fits_into_80_columns_and_ends_with_what_to_do() ->
     said = out.file.getvalue()  # type: ignore[attr-defined]
     assert "…" not in said and "bridge_no_verification" in said and "72.4 to 77.7 %" in said
     assert said.endswith("next: bridge-ray forecast three-domains --storage elsewhere\n")
+
+
+def test_the_next_command_is_one_that_works() -> None:
+    """A curve needs three budgets, of bridge and of direct."""
+    found, out = made_up(), Console(width=80, file=io.StringIO())
+    few = {**found, "cells": [cell for cell in found["cells"] if cell["budget"] in (0.0, 0.05)]}
+    few["grid"] = {**found["grid"], "budgets": [0.05], "systems": ["bridge"]}
+    terminal.show(few, "/runs/three-domains", "storage", out)
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert said.endswith(
+        "next: bridge-ray frontier RECIPE --budgets 0.01,0.05,1 --seeds 3 --reference 0.05 --systems bridge,direct "
+        "--name three-domains\n"
+    )
 
 
 def test_a_frontier_that_has_no_cell_yet_has_a_page() -> None:
@@ -503,9 +552,33 @@ def test_a_cell_of_another_config_is_refused_and_one_that_is_there_is_not_made_a
     first = prepared.planned[0]
     numbers = {"fingerprint": first.fingerprint, "accuracy": 0.5}
     storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
+    assert not run.prepare(settings, asked).kept, "its predictions are not there"
+    predicted(tmp_path, first.cell)
     assert run.prepare(settings, asked).kept == {first.cell.name: numbers}
     with pytest.raises(UserError, match=f"{first.cell.name}.json is of another config or corpus; give .* --name"):
         run.prepare(config.changed(settings, {"evaluate.max_tokens": 9}, "tiny"), asked)
+
+
+def predicted(root: Path, cell: Cell) -> None:
+    """Leave the cell's predictions, of no question."""
+    rows = pa.Table.from_pylist([], schema=records.PREDICTION)
+    storage.write_table(f"{root}/runs/tiny/cells/{cell.name}.parquet", rows)
+
+
+def test_a_command_that_asks_for_less_says_what_it_leaves_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "check", lambda *_: None)
+    made = [{"system": "direct", "budget": budget, "rows": 48, "seed": 0} for budget in (0.25, 0.5)]
+    storage.write_json(f"{tmp_path}/runs/tiny/frontier.json", {"cells": made})
+    prepared = run.prepare(tiny(f"storage={tmp_path}"), grid(("guess", "direct"), [0.25], 1))
+    out = Console(width=80, file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        run.execute(prepared, Progress(out), stopped)
+    said = out.file.getvalue()  # type: ignore[attr-defined]
+    assert "1 cells of this frontier are not asked for, direct at 50 %, 48 rows, seed 0 among them" in said
+
+
+def stopped() -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_question_of_several_seeds_has_the_same_number_in_all_of_them(tmp_path: Path) -> None:
@@ -672,6 +745,7 @@ def test_a_raised_cap_lets_a_frontier_go_on_from_the_cells_that_are_there(tmp_pa
     first = run.prepare(tiny(*fields, "budget.max_queries=12"), asked).planned[0]
     numbers = {"fingerprint": first.fingerprint, "accuracy": 0.5}
     storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", numbers)
+    predicted(tmp_path, first.cell)
     for more in ("budget.max_queries=24", "budget.account={name: team, max_usd: 5}"):
         assert list(run.prepare(tiny(*fields, more), asked).kept) == [first.cell.name]
 

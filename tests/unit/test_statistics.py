@@ -39,6 +39,8 @@ def test_mcnemar_by_hand() -> None:
     one, other = np.array([1.0] * 5 + [1, 0]), np.array([0.0] * 5 + [1, 0])
     assert mcnemar(one, other) == {"only_one": 5, "only_other": 0, "p": 0.0625}
     assert mcnemar(other, one) == {"only_one": 0, "only_other": 5, "p": 0.0625}
+    many = mcnemar(np.ones(100), np.zeros(100))
+    assert 0 < many["p"] < 1e-20, "a p that is small is not 0"
     assert mcnemar(one, one) == {"only_one": 0, "only_other": 0, "p": 1.0}
 
 
@@ -57,6 +59,7 @@ def test_what_cannot_be_divided_by_is_left_out() -> None:
     assert gap(some, none, None, 100, seed=0) == {
         "relative_gain": None, "relative_gain_interval": None, "gap_closed": None, "gap_closed_interval": None
     }  # fmt: skip
+    assert gap(some, np.repeat([1.0, 0.0], [2, 38]), None, 100, seed=0)["relative_gain"] is None, "of exactly 0.05"
     near = np.repeat([1.0, 0.0], [12, 28])  # a teacher that is ahead by exactly 0.05
     assert gap(some, some, near, 100, seed=0)["gap_closed"] is None
 
