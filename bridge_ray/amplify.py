@@ -203,17 +203,17 @@ def guess_rate(answer_type: str, options: int, settings: Amplify) -> float:
     if p == 0.0 or settings.verify != "gold":
         return 0.0
     draws, others = settings.samples + 1, round(1 / p) - 1
-    ways = sum(math.comb(draws, gold) * spread(draws - gold, others, gold - 1) for gold in range(1, draws + 1))
+    ways = sum(math.comb(draws, gold) * _spread(draws - gold, others, gold - 1) for gold in range(1, draws + 1))
     return ways / (others + 1) ** draws
 
 
 @cache
-def spread(replies: int, answers: int, most: int) -> int:
+def _spread(replies: int, answers: int, most: int) -> int:
     """Ways in which so many replies can have so many answers, each of them at most ``most`` times."""
     if answers == 0:
         return int(replies == 0)
     times = range(min(most, replies) + 1)
-    return sum(math.comb(replies, here) * spread(replies - here, answers - 1, most) for here in times)
+    return sum(math.comb(replies, here) * _spread(replies - here, answers - 1, most) for here in times)
 
 
 @dataclass(frozen=True)

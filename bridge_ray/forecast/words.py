@@ -125,7 +125,7 @@ def notes(found: Found) -> list[str]:
     bound = found["bound"]
     told = [_bound(bound["teacher"], bound["error"], found["systems"])]
     if found["missing"]:
-        told.insert(0, f"Of the frontier, {count(found['missing'])} cells are not there yet.")
+        told.insert(0, f"The frontier is not complete: cells that are missing: {count(found['missing'])}.")
     if found["seeds"] == 1:
         told.append("One seed: the intervals hold for other test questions, not for training again.")
     corpora = found["systems"]["bridge"]["corpora"]

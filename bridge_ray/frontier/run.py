@@ -237,8 +237,8 @@ def _say_what_is_left_out(frontier: Frontier, progress: Progress) -> None:
     left_out = [cell for cell in before if cell.name not in asked]
     if left_out:
         progress.console.print(
-            f"{len(left_out)} cells of this frontier are not asked for, {left_out[0]} among them: they stay in cells/, "
-            "and frontier.json and its page are made without them",
+            f"not asked for: {len(left_out)} of the cells that this frontier has had, {left_out[0]} among them; they "
+            "stay in cells/, and frontier.json and its page are made without them",
             markup=False,
             highlight=False,
             soft_wrap=True,

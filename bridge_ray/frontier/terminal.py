@@ -20,7 +20,7 @@ def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> Non
     """The lines, the recommendation, where the page is, and the next command."""
     out.print(_table(found))
     if found["missing"]:
-        out.print(f"{len(found['missing'])} cells are missing; the page says why", soft_wrap=True)
+        out.print(f"cells missing: {len(found['missing'])}; the page says why", soft_wrap=True)
     out.print(found["recommendation"]["reason"], markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: {home}/frontier.html", soft_wrap=True)
     out.print(f"next: {_following(found, storage)}", markup=False, highlight=False, soft_wrap=True)

@@ -340,7 +340,7 @@ def test_an_unfinished_frontier_is_to_be_finished_first(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--budgets 0\.01,0\.05,1$"):
         read(few, "frontier.json", [cell for cell in missing if cell["budget"] == 1.0])
     made = forecast(cells({"bridge": BRIDGE, "direct": DIRECT}), missing=3)
-    assert made["notes"][0] == "Of the frontier, 3 cells are not there yet."
+    assert made["notes"][0] == "The frontier is not complete: cells that are missing: 3."
     why, asked = words.following(failed(made), GRID, "storage")
     assert "not complete" in why
     assert "--budgets 0.01,0.03,0.05,0.1,0.3,1 --seeds 3 " in asked, "as it was"

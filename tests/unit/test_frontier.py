@@ -574,7 +574,7 @@ def test_a_command_that_asks_for_less_says_what_it_leaves_out(tmp_path: Path, mo
     with pytest.raises(KeyboardInterrupt):
         run.execute(prepared, Progress(out), stopped)
     said = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "1 cells of this frontier are not asked for, direct at 50 %, 48 rows, seed 0 among them" in said
+    assert "not asked for: 1 of the cells that this frontier has had, direct at 50 %, 48 rows, seed 0" in said
 
 
 def stopped() -> None:
