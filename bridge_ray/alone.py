@@ -46,7 +46,7 @@ def prepare(config: Config, fresh: bool) -> Run:
     models.check(config.ta.model, "ta.model")
     if config.ta.adapter is not None:
         models.check_adapter(config.ta.adapter, "ta.adapter")
-    prepared = Run(config, None, stages(config), storage.locate(config.storage))
+    prepared = Run(config, None, stages(config), storage.root(config.storage))
     if not fresh:
         check_unchanged(prepared)
     return prepared

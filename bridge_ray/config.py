@@ -6,18 +6,31 @@ A config comes from a recipe (a YAML file shipped in ``recipes/``, or any path) 
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bridge_ray.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 FIELDS = ("id", "question", "context", "options", "answer", "domain")  # of an example, that a file's columns hold
+SECRET = re.compile(r"api_?key|secret|password|token$", re.IGNORECASE)
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -55,14 +68,15 @@ System = Literal["guess", "student_base", "labels", "direct", "direct_labels", "
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Corpus(Model):
     """Where the examples come from, and how many go to each split.
 
     ``columns`` maps our fields (id, question, context, options, answer, domain) to the file's columns; only
-    question is required. Left empty, the columns that have our names are taken. ``train: null`` takes every row that
+    question is required. Of a field that it does not name, the column with our name is taken; null: none is.
+    ``train: null`` takes every row that
     dev and test leave. Where only a path is given, its ending says what it is. ``made`` is the number of training
     questions to generate, of which ``train`` are taken: a smaller corpus is then a part of a larger one, as a file's
     always is. ``templates`` is how many kinds of question each of its domains has: with three, a yes or no, a number
@@ -71,7 +85,7 @@ class Corpus(Model):
 
     source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
     path: str | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, str | None] = {}
     answer_type: AnswerType | None = None  # None: inferred from the options and the answers
     train: Positive | None = None
     made: Positive | None = None  # of a generated corpus; null: train
@@ -97,11 +111,9 @@ class Corpus(Model):
             raise ValueError("corpus.templates is for a generated corpus; leave it out")
         if self.source != "generated" and self.path is None:
             raise ValueError(f"corpus.source {self.source} needs corpus.path")
-        if self.columns and "question" not in self.columns:
-            raise ValueError("corpus.columns needs an entry for question, e.g. {question: q, answer: a}")
         unknown = set(self.columns) - set(FIELDS)
         if unknown:
-            raise ValueError(f"corpus.columns has unknown field {min(unknown)!r}")
+            raise ValueError(f"corpus.columns has unknown field {min(unknown)!r}; fields: {', '.join(FIELDS)}")
         return self
 
 
@@ -192,6 +204,16 @@ class Teacher(Model):
     tpm: Positive | None = None
     price: Price | None = None
     standin: StandIn | None = None
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secrets(cls, url: str | None) -> str | None:
+        parts = urlsplit(url or "")
+        if "@" in parts.netloc or parts.query:
+            raise ValueError(
+                "holds a user, a password or a query; a key belongs into OPENAI_API_KEY or teacher.key_file"
+            )
+        return url
 
 
 class Lora(Model):
@@ -296,6 +318,25 @@ class Phase(Model):
     rewarm: bool = False
 
 
+BRANCHES = {"PruneLayers": PruneLayers, "FromConfig": FromConfig, "Reference": None}  # the kinds of student.init
+
+
+def _branch(init: Any) -> str | None:
+    if isinstance(init, str):
+        return "Reference"
+    if isinstance(init, FromConfig) or (isinstance(init, dict) and {"config_of", "changes"} & init.keys()):
+        return "FromConfig"
+    return "PruneLayers" if isinstance(init, PruneLayers | dict) else None
+
+
+Init = Annotated[
+    Annotated[str, Tag("Reference")]
+    | Annotated[PruneLayers, Tag("PruneLayers")]
+    | Annotated[FromConfig, Tag("FromConfig")],
+    Discriminator(_branch),
+]
+
+
 class StudentTrain(Schedule):
     lr: Annotated[float, Field(gt=0)] = 4.0e-4
 
@@ -303,10 +344,10 @@ class StudentTrain(Schedule):
 class Student(Model):
     """``control`` replaces the curriculum by one of the same number of updates that says what its phases are worth."""
 
-    init: str | PruneLayers | FromConfig = PruneLayers(prune_layers_of="ta", keep=12)
+    init: Init = PruneLayers(prune_layers_of="ta", keep=12)
     train: StudentTrain = StudentTrain()
     control: Literal["reasoning_only", "answers_only", "joint", "reversed"] | None = None
-    curriculum: tuple[Phase, ...] = (
+    curriculum: Annotated[tuple[Phase, ...], Field(min_length=1)] = (
         Phase(target="answer", epochs=1),
         Phase(target="rationale", epochs=3, replay=0.15, order="easy_to_hard"),
     )
@@ -328,7 +369,15 @@ class Evaluate(Model):
     can be told apart by how hard the questions are; costs as much as scoring that many questions.
     """
 
-    systems: tuple[System, ...] = ("guess", "student_base", "direct", "direct_labels", "bridge", "ta_base", "ta")
+    systems: Annotated[tuple[System, ...], Field(min_length=1)] = (
+        "guess",
+        "student_base",
+        "direct",
+        "direct_labels",
+        "bridge",
+        "ta_base",
+        "ta",
+    )
     split: Literal["dev", "test"] = "test"
     max_tokens: Positive = 256
     samples: Positive = 1
@@ -395,6 +444,11 @@ class Training(Model):
         for key, field in OURS_IN_DEEPSPEED.items():
             if key in deepspeed:
                 raise ValueError(f"{key} is set by {field}; leave it out here")
+        for path in flat(deepspeed):
+            if SECRET.search(path):
+                raise ValueError(
+                    f"{path} looks like a secret, and a config is kept and shown; set it in the environment"
+                )
         if "stage" in (deepspeed.get("zero_optimization") or {}):
             raise ValueError("zero_optimization.stage is set by training.zero_stage; leave it out here")
         return deepspeed
@@ -462,13 +516,32 @@ def _read(recipe: str) -> tuple[Path, dict[str, Any]]:
     path = recipes().get(recipe) or Path(recipe)
     if not path.is_file():
         raise UserError(f"{recipe}: no such recipe or file; recipes: {', '.join(recipes())}")
+    return path, read_yaml(path)
+
+
+class _Once(yaml.SafeLoader):
+    """A key that is given twice is an error: of two budgets, YAML would silently take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises UserError with one line."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Once)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a mapping of config fields")
-    return path, raw
+        raise UserError(f"{path}: expected a mapping of fields")
+    return raw
 
 
 def validate(raw: Mapping[str, Any], source: str) -> Config:
@@ -476,13 +549,33 @@ def validate(raw: Mapping[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            message = "unknown field; `bridge-ray recipes` shows complete configs"
-        else:
-            message = first["msg"].removeprefix("Value error, ")
+        found = error.errors()
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # it says what was mistyped
+        field = ".".join(str(part) for part in first["loc"] if part not in BRANCHES)
+        unknown = first["type"] == "extra_forbidden"
+        message = f"unknown field; {_known(first['loc'])}" if unknown else first["msg"].removeprefix("Value error, ")
         raise UserError(f"{source}: {field or 'config'}: {message}") from error
+
+
+def _known(path: Sequence[str | int]) -> str:
+    """What an unknown field may have been meant to be, or what there is."""
+    model: Any = Config
+    for part in path[:-1]:
+        model = BRANCHES.get(str(part)) or _inside(model, str(part))
+    fields = list(model.model_fields) if model is not None else []
+    close = difflib.get_close_matches(str(path[-1]), fields, 1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there are {', '.join(fields)}" if fields else "leave it out"
+
+
+def _inside(model: Any, field: str) -> Any:
+    """The model that a field of a model holds, itself or in a list or beside None; None where it holds none."""
+    if field.isdigit():
+        return model
+    found = model.model_fields.get(field) if model is not None else None
+    kinds = [found.annotation, *get_args(found.annotation)] if found is not None else []
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Model)), None)
 
 
 def changed(config: Config, fields: Mapping[str, Any], source: str) -> Config:
@@ -502,7 +595,25 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: the value is not valid YAML") from error
-    return _put(raw, path.split("."), value)
+    keys = path.split(".")
+    try:
+        return _put(_with_default_list(raw, keys), keys, value)
+    except IndexError as error:
+        raise UserError(f"--set {override}: {error}") from error
+
+
+def _with_default_list(raw: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """With the default's list where the path names an entry of one that the recipe leaves as it is."""
+    if not any(key.isdigit() for key in path):
+        return raw
+    given: Any = raw
+    default: Any = Config(name="default").model_dump(mode="json")
+    for depth, key in enumerate(path):
+        if isinstance(default, list):
+            return raw if given is not None else _put(raw, path[:depth], default)
+        given = given.get(key) if isinstance(given, dict) else None
+        default = default.get(key) if isinstance(default, dict) else None
+    return raw
 
 
 def _put(raw: Any, path: list[str], value: Any) -> Any:
@@ -511,6 +622,8 @@ def _put(raw: Any, path: list[str], value: Any) -> Any:
     key, rest = path[0], path[1:]
     if isinstance(raw, list) and key.isdigit() and int(key) < len(raw):
         return [_put(item, rest, value) if i == int(key) else item for i, item in enumerate(raw)]
+    if isinstance(raw, list):
+        raise IndexError(f"{key} is no entry of a list of {len(raw)}; they are numbered from 0")
     base = raw if isinstance(raw, dict) else {}
     return base | {key: _put(base.get(key), rest, value)}
 

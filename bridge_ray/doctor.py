@@ -6,6 +6,7 @@ Each finding is a line: OK, or FIX and what to do.
 from __future__ import annotations
 
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +35,8 @@ def run(settings: Config | None, recipe: str | None, options: Sequence[str] = ()
     if address is not None:
         if address.startswith(("http://", "https://")):
             return _as_job(settings, recipe, options, address)
+        if address not in ("auto", "local") and not re.fullmatch(r"[^:/\s]+:\d+", address):
+            raise UserError(f"--address {address}: give http://HEAD:8265 of a job server, or HEAD:6379 of a cluster")
         os.environ["RAY_ADDRESS"] = address
     to_do = 0
     for where, findings in _groups(settings):

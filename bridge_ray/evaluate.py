@@ -257,7 +257,8 @@ def _check_all_asked(purchases: Purchases, wanted: int, terms: Terms, work: Work
     if not missing:
         return
     account = terms.payer.account if terms.payer else account_name(terms.account, work.stage, work.fingerprint)
-    why = f"queries whose fate was lost count as well; give them back with `bridge-ray ledger release {account}`"
+    command = f"bridge-ray ledger release {account} --store {terms.store}"
+    why = f"queries whose fate was lost count as well; give them back with `{command}`"
     if purchases.unpaid:
         why = f"budget.account {account} has no more room; raise its cap"
     raise UserError(

@@ -31,7 +31,7 @@ def ledger(
     from bridge_ray.teacher import statement
     from bridge_ray.teacher.store import open_store
 
-    found = asyncio.run(statement.statements(open_store(store)))
+    found = asyncio.run(statement.statements(open_store(store, there=True)))
     if as_json:
         print(json.dumps([statement.plain(one) for one in found], indent=2))
     elif not found:
@@ -52,6 +52,7 @@ def release(
     account: Annotated[str, typer.Argument(help="An account, as `bridge-ray ledger` names it.")],
     queries: Annotated[list[str] | None, typer.Argument(help="Ids or keys (or their beginnings); all if none.")] = None,
     why: Annotated[str, typer.Option(help="Kept in the ledger.")] = "released by a person",
+    store: Annotated[str | None, typer.Option(metavar="STORE", help="As of `bridge-ray ledger`.")] = None,
 ) -> None:
     """Give the money of open queries back to the budget, once you know that they were not billed.
 
@@ -60,5 +61,5 @@ def release(
     from bridge_ray.teacher import statement
     from bridge_ray.teacher.store import open_store
 
-    names = asyncio.run(statement.release(open_store(context.obj), account, queries or (), why))
+    names = asyncio.run(statement.release(open_store(store or context.obj, there=True), account, queries or (), why))
     print(f"account {account}: released {len(names)} open queries")

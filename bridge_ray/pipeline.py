@@ -140,7 +140,7 @@ def read(config: Config, payer: teach.Payer | None = None) -> Run:
         models.check(config.embed.model, "embed.model")
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)
     _check_answers(config, table)
-    return Run(config, table, stages(config, table, payer), storage.locate(config.storage))
+    return Run(config, table, stages(config, table, payer), storage.root(config.storage))
 
 
 def check_terms(run: Run) -> None:

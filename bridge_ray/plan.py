@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
@@ -62,6 +63,8 @@ class Plan:
     price: config.Price
     price_from: str
     questions: int  # of the training split
+    answer_types: Mapping[str, int]  # of all splits' questions
+    with_context: int
     answered: int
     queries: int  # of the budget
     binds: str  # the field whose bound is reached first, if all goes as expected
@@ -122,6 +125,8 @@ def make(run: Run) -> Plan:
         price=rates.price,
         price_from=_price_from(teacher),
         questions=len(train),
+        answer_types=dict(Counter(row["answer_type"] for row in rows)),
+        with_context=sum(bool(row["context"]) for row in rows),
         answered=sum(some[0].key in stored.keys for some in corpus),
         queries=limit,
         binds=_binds(settings.budget, len(train), teaching),
@@ -282,7 +287,9 @@ def _notes(plan: Plan) -> list[tuple[str, str]]:
     part, questions = share(plan.queries, plan.questions), count(plan.questions)
     known = [stage.hours for stage in plan.stages if stage.hours is not None]
     missing = f", and {len(plan.stages) - len(known)} stages unknown" if len(known) < len(plan.stages) else ""
+    kinds = ", ".join(f"{count(number)} {kind}" for kind, number in plan.answer_types.items())
     notes = [
+        ("corpus", f"all questions by kind of answer: {kinds}; {count(plan.with_context)} with context"),
         ("budget", f"{count(plan.queries)} queries ({part} of {questions} questions); {plan.binds} binds first"),
         ("price", f"${plan.price.input:g} in, ${plan.price.output:g} out per million tokens ({plan.price_from})"),
         (

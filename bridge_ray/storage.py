@@ -15,15 +15,40 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge_ray.errors import UserError
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from obstore.store import ObjectStore
     from pyarrow.fs import FileSystem
 
+SCHEMES = ("s3", "gs", "abfs", "abfss", "file")  # that both pyarrow and obstore know
+
 
 def locate(location: str) -> str:
-    """Absolute form of a location: URLs are kept, paths are resolved against the working directory."""
-    return location.rstrip("/") if "://" in location else str(Path(location).expanduser().resolve())
+    """Absolute form of a location: URLs are kept, paths are resolved against the working directory.
+
+    Raises UserError for a URL of no object store.
+    """
+    scheme, separator, _ = location.partition("://")
+    if separator and scheme not in SCHEMES:
+        raise UserError(f"{location}: {scheme}:// is no storage; give a path or one of {', '.join(SCHEMES)}")
+    return location.rstrip("/") if separator else str(Path(location).expanduser().resolve())
+
+
+def root(location: str) -> str:
+    """Absolute form of a place for runs and stages. Raises UserError where it is a file, or cannot be reached."""
+    from pyarrow.fs import FileType
+
+    place = locate(location)
+    try:
+        fs, path = filesystem(place)
+        kind = fs.get_file_info(path).type
+    except (OSError, ValueError) as error:
+        raise UserError(f"storage {location}: cannot be reached: {' '.join(str(error).split())}") from error
+    if kind == FileType.File:
+        raise UserError(f"storage {location}: is a file; give a folder")
+    return place
 
 
 def join(location: str, *parts: str) -> str:

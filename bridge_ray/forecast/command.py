@@ -26,7 +26,7 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
     """
     if not config.RUN_NAME.fullmatch(name):
         raise UserError(f"run name {name!r} is not one; see the folders in {root}/runs")
-    home = storage.join(storage.locate(root), "runs", name)
+    home = storage.join(storage.root(root), "runs", name)
     where = storage.join(home, "frontier.json")
     frontier = storage.read_json(where)
     if frontier is None:

@@ -43,7 +43,7 @@ def left(root: str, name: str) -> Left:
 
 def _done(root: str, stage: str, fingerprint: str, run: Mapping[str, Any]) -> Done | None:
     """A stage that has finished. One that the run has no record of was another's work."""
-    location = storage.join(storage.locate(root), "stages", stage, fingerprint)
+    location = storage.join(storage.root(root), "stages", stage, fingerprint)
     manifest = storage.read_json(storage.join(location, "manifest.json"))
     if manifest is None:
         return None
@@ -81,7 +81,7 @@ def show(root: str, name: str, open_: bool, as_json: bool, out: Console) -> None
 def page_of_many(root: str, name: str) -> str | None:
     """The page of a frontier or a sweep of this name, None where the name is not one's."""
     for folder, kind in (("runs", "frontier"), ("sweeps", "sweep")):
-        home = storage.join(storage.locate(root), folder, name)
+        home = storage.join(storage.root(root), folder, name)
         if config.RUN_NAME.fullmatch(name) and storage.exists(storage.join(home, f"{kind}.json")):
             return storage.join(home, f"{kind}.html")
     return None

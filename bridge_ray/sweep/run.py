@@ -77,7 +77,7 @@ def prepare(spec: Spec, base: Config, fresh: bool = False, retry: bool = False) 
     if local_ray.submission():
         job.check_shared(base)
     space.check(spec, base)
-    root = storage.locate(base.storage)
+    root = storage.root(base.storage)
     home = storage.join(root, "sweeps", spec.name)
     warm = [trial for other in spec.warm_start for trial in _earlier(spec, base, root, other)]
     book = Book(home) if fresh else open_book(home)

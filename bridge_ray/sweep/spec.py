@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from bridge_ray import config
@@ -192,12 +191,7 @@ def load(spec: str, name: str | None = None, storage: str | None = None) -> tupl
     if not path.is_file():
         there = ", ".join(sorted(file.stem for file in SPECS.glob("*.yaml")))
         raise UserError(f"{spec}: no such sweep or file; sweeps: {there}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: expected a mapping: base, space, trials ...")
+    raw = config.read_yaml(path)
     raw |= {key: value for key, value in (("name", name), ("storage", storage)) if value is not None}
     found = validate({"name": path.stem} | raw, str(path))
     return found, base_config(found, path)

@@ -352,7 +352,7 @@ def api_key(teacher: Teacher) -> str:
     """
     if teacher.standin is not None:
         return "standin"
-    source = f"teacher.key_file {teacher.key_file}" if teacher.key_file else "OPENAI_API_KEY"
+    source = "teacher.key_file" if teacher.key_file else "OPENAI_API_KEY"
     key = _key_of(Path(teacher.key_file)) if teacher.key_file else os.environ.get("OPENAI_API_KEY", "").strip()
     if not key:
         raise UserError(f"{source}: no key; set teacher.key_file to a file that holds it, or OPENAI_API_KEY")
@@ -365,7 +365,9 @@ def _key_of(path: Path) -> str:
     try:
         return path.expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"teacher.key_file {path}: cannot be read ({type(error).__name__})") from None
+        raise UserError(  # not what it holds: it may be a key
+            f"teacher.key_file: cannot be read ({type(error).__name__}); give the path of a file that holds the key"
+        ) from None
 
 
 def check(base_url: str, key: str, batch: bool = False, timeout: float = 10.0) -> None:

@@ -113,12 +113,18 @@ async def release(store: Store, account: str, keys: Iterable[str], why: str) -> 
     Returns their ids. Raises UserError for an account or a key that is not there.
     """
     if account not in await accounts(store):
-        raise UserError(f"teacher.store {store.location}: no account {account}; `bridge-ray ledger` lists them")
+        raise UserError(
+            f"teacher.store {store.location}: no account {account}; "
+            f"`bridge-ray ledger --store {store.location}` lists them"
+        )
     ledger = await Account(store, account, Cap(), buyer="", run="", model="").open()
     wanted, open_queries = list(keys), list(ledger.balance.open.values())
     for part in wanted:
         if not any(query.id.startswith(part) or query.key.startswith(part) for query in open_queries):
-            raise UserError(f"account {account}: no open query {part}; `bridge-ray ledger` counts them by account")
+            raise UserError(
+                f"account {account}: no open query {part}; "
+                f"`bridge-ray ledger --store {store.location}` counts them by account"
+            )
     chosen = [
         query.id
         for query in open_queries

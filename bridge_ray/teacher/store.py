@@ -86,12 +86,15 @@ class Store:
             ) from error
 
 
-def open_store(location: str) -> Store:
-    """The store at a local path or an object-store URL (s3://, gs://).
+def open_store(location: str, there: bool = False) -> Store:
+    """The store at a local path or an object-store URL (s3://, gs://); ``there``: it must be there already, and is not
+    made.
 
     Raises UserError when the location cannot be opened.
     """
     place = storage.locate(location)
+    if there and not storage.exists(storage.root(location)):
+        raise UserError(f"teacher.store {location}: there is none; a run's is STORAGE/teacher, or its teacher.store")
     try:
         return Store(storage.object_store(place), place)
     except Exception as error:  # obstore raises its own and Python's, by kind of location

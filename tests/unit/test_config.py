@@ -53,7 +53,17 @@ def test_a_bare_off_is_the_control_that_it_is_called() -> None:
     ("override", "says"),
     [
         ("budgit.fraction=0.1", "budgit: unknown field"),
-        ("budget.fractoin=0.1", "budget.fractoin: unknown field"),
+        ("budget.fractoin=0.1", "budget.fractoin: unknown field; did you mean fraction?"),
+        ("ta.train.rate=1", "ta.train.rate: unknown field; there are lr, warmup, weight_decay, clip, epochs, updates"),
+        ("student.init.kep=6", "student.init.kep: unknown field; did you mean keep?"),
+        ("student.init={config_of: ta, chnges: {}}", "student.init.chnges: unknown field; did you mean changes?"),
+        ("student.curriculum.2.epochs=1", "2 is no entry of a list of 2; they are numbered from 0"),
+        ("student.curriculum=[]", "student.curriculum"),
+        ("evaluate.systems=[]", "evaluate.systems"),
+        ("budget.max_usd=.inf", "budget.max_usd: Input should be a finite number"),
+        ("teacher.base_url=https://me:hidden@host/v1", "teacher.base_url: holds a user, a password or a query"),
+        ("teacher.base_url=https://host/v1?api-key=hidden", "teacher.base_url: holds a user, a password or a query"),
+        ("training.deepspeed={comet: {api_key: hidden}}", "comet.api_key looks like a secret"),
         ("budget.fraction=0", "budget.fraction"),
         ("budget.fraction=-0.1", "budget.fraction"),
         ("budget.fraction=1.01", "budget.fraction"),
@@ -77,7 +87,24 @@ def test_a_mistake_is_one_line_that_names_the_field(override: str, says: str) ->
     with pytest.raises(UserError) as caught:
         config.load("demo", [override])
     assert says in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and "hidden" not in str(caught.value)
+
+
+def test_an_override_reaches_into_a_list_that_is_a_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("corpus: {train: 10}")
+    made = config.load(str(tmp_path / "mine.yaml"), ["student.curriculum.1.epochs=7", "student.curriculum.0.updates=2"])
+    first, second = config.Student().curriculum
+    assert made.student.curriculum == (
+        first.model_copy(update={"updates": 2}),
+        second.model_copy(update={"epochs": 7.0}),
+    )
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """YAML takes the last one, and here that would buy the whole corpus."""
+    (tmp_path / "twice.yaml").write_text("budget: {fraction: 0.05}\nbudget: {fraction: 1.0}\n")
+    with pytest.raises(UserError, match=r"twice\.yaml: not valid YAML: budget is given twice .* line 2"):
+        config.load(str(tmp_path / "twice.yaml"))
 
 
 def test_checks_stand_once_and_in_one_order() -> None:

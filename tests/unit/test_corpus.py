@@ -235,6 +235,36 @@ def test_jsonl_rows_become_examples(tmp_path):
     assert (third.options, third.answer) == (("yes", "no", "maybe"), None)
 
 
+def test_columns_that_are_not_mapped_are_found_by_our_names(tmp_path):
+    """One that is mapped does not make the others disappear; null leaves a column aside, and none is taken twice."""
+    row = {"prompt": "Which?", "options": ["up", "down"], "context": "A lift.", "answer": "up", "domain": "lifts"}
+    [found] = load(write(tmp_path, [row], columns={"question": "prompt"}), seed=0)
+    assert found == Example("1", "Which?", "A lift.", ("up", "down"), "A", "choice", "lifts")
+    [found] = load(write(tmp_path, [row], columns={"question": "prompt", "domain": None}), seed=0)
+    assert found.domain == "mine"
+    [found] = load(write(tmp_path, [row], columns={"question": "context"}), seed=0)
+    assert (found.question, found.context) == ("A lift.", "")
+    with pytest.raises(UserError, match="no column is called 'question'; name it"):
+        load(write(tmp_path, [row], columns={"answer": "answer"}), seed=0)
+
+
+def test_not_a_number_is_no_answer(tmp_path):
+    """As pandas writes what is missing; the others stay numbers."""
+    rows = ['{"q": "One?", "a": NaN}\n', {"q": "Two?", "a": 2}]
+    assert [(row.answer, row.answer_type) for row in load(write(tmp_path, rows), seed=0)] == [
+        (None, "number"), ("2", "number")
+    ]  # fmt: skip
+
+
+def test_a_damaged_gzip_is_a_user_error(tmp_path):
+    path = tmp_path / "bad.jsonl.gz"
+    whole = bytearray(gzip.compress(b'{"q": "One?", "a": 1}\n' * 50))
+    whole[20:30] = b"\xff" * 10
+    path.write_bytes(bytes(whole))
+    with pytest.raises(UserError, match="bad.jsonl.*cannot be read"):
+        load(Corpus(source="jsonl", path=str(path), columns={"question": "q"}), seed=0)
+
+
 def test_gzipped_jsonl_without_ids_numbers_its_rows(tmp_path):
     path = tmp_path / "mine.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"q": "One?", "a": 1}\n\n{"q": "Two?", "a": ""}\n'))
@@ -275,6 +305,9 @@ def test_one_answer_type_is_inferred_for_the_file(tmp_path, answers, answer_type
         ([{"key": 1, "q": "Q?", "o": "a|b", "a": "c"}], {"columns": COLUMNS}, "line 1: answer: 'c' is neither"),
         ([{"key": 1, "q": "Q?", "o": "[a", "a": "c"}], {"columns": COLUMNS}, "line 1: options start with"),
         ([{"key": 1, "q": "Q?", "o": 5, "a": "c"}], {"columns": COLUMNS}, "line 1: options must be a list"),
+        ([{"key": 1, "q": "Q?", "o": "a|b|a", "a": "a"}], {"columns": COLUMNS}, "line 1: options are given twice"),
+        ([{"q": {"text": "Q?"}, "a": 1}], {}, "line 1: question must be a text or a number, not dict"),
+        (['{"q": "half \\ud800", "a": 1}\n'], {}, "line 1: question holds half of a character"),
         (
             [{"key": 1, "q": "Q?", "o": "a|b", "a": "a"}, {"key": 2, "q": "Q?", "o": "", "a": "a"}],
             {"columns": COLUMNS},

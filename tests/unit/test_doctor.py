@@ -77,6 +77,12 @@ def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     assert "127.0.0.1:9" in done.stderr
 
 
+def test_an_address_that_is_none_is_one_line() -> None:
+    done = call("--address", "head")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "--address head: give http://HEAD:8265 of a job server, or HEAD:6379 of a cluster" in done.stderr
+
+
 # --- software
 
 

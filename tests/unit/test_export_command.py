@@ -13,15 +13,16 @@ from bridge_ray.export import export
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A run whose student and TA are trained."""
+    """A run whose student and TA were trained where the storage was before it was copied here."""
     root = tmp_path / "storage"
     stages = {}
     for stage in ("train_student", "train_ta"):
         place = root / "stages" / stage / "abc"
         (place / "model").mkdir(parents=True)
-        (place / "model" / "config.json").write_text(stage)
-        stages[stage] = {"location": str(place)}
-    storage.write_json(str(root / "runs" / "mine" / "manifest.json"), {"stages": stages})
+        (place / "model" / "model.safetensors").write_text(stage)
+        stages[stage] = {"location": f"/elsewhere/stages/{stage}/abc"}
+    fingerprints = dict.fromkeys(stages, "abc")
+    storage.write_json(str(root / "runs" / "mine" / "manifest.json"), {"stages": stages, "fingerprints": fingerprints})
     (root / "runs" / "mine" / "model_card.md").write_text("# card")
     return root
 
@@ -29,12 +30,19 @@ def root(tmp_path: Path) -> Path:
 def test_the_student_comes_with_its_card(root: Path, tmp_path: Path) -> None:
     export(str(root), "mine", "bridge", tmp_path / "out" / "student")
     found = {path.name: path.read_text() for path in (tmp_path / "out" / "student").iterdir()}
-    assert found == {"config.json": "train_student", "README.md": "# card"}
+    assert found == {"model.safetensors": "train_student", "README.md": "# card"}
 
 
 def test_another_model_has_no_card_of_the_students(root: Path, tmp_path: Path) -> None:
     export(str(root), "mine", "ta", tmp_path / "ta")
-    assert {path.name: path.read_text() for path in (tmp_path / "ta").iterdir()} == {"config.json": "train_ta"}
+    assert {path.name: path.read_text() for path in (tmp_path / "ta").iterdir()} == {"model.safetensors": "train_ta"}
+
+
+def test_a_model_that_is_gone_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
+    storage.delete(str(root / "stages" / "train_ta" / "abc" / "model"))
+    with pytest.raises(UserError, match="train_ta/abc/model: no model is there; run mine again"):
+        export(str(root), "mine", "ta", tmp_path / "ta")
+    assert not (tmp_path / "ta").exists()
 
 
 @pytest.mark.parametrize(
@@ -42,7 +50,7 @@ def test_another_model_has_no_card_of_the_students(root: Path, tmp_path: Path) -
     [
         ("other", "bridge", "no such run; start it with: bridge-ray run RECIPE --name other"),
         ("../mine", "bridge", "is not one; see the folders in"),
-        ("mine", "teacher", "--system teacher: no such model; a run trains bridge, direct, direct_labels, ta"),
+        ("mine", "teacher", "--system teacher: no such model; a run trains bridge, direct, direct_labels, labels, ta"),
         ("mine", "direct", "run mine has no direct \\(yet\\): its stage train_direct is not done"),
     ],
 )

@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
-from bridge_ray import config, pipeline, placement, records, storage
+from bridge_ray import cli, config, pipeline, placement, records, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
+from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
@@ -601,6 +603,17 @@ def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: 
     with pytest.raises(UserError, match="price"):
         run.prepare(settings, grid(("direct",), [0.25], 1))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_frontier_has_a_status_and_is_no_run(tmp_path: Path) -> None:
+    home = tmp_path / "runs" / "three-domains"
+    storage.write_json(str(home / "frontier.json"), made_up() | {"missing": [{}, {}]})
+    (home / "cells").mkdir()
+    asked = ["status", "three-domains", "--storage", str(tmp_path)]
+    said = CliRunner().invoke(cli.app, asked, catch_exceptions=False).stdout
+    assert said.startswith("frontier three-domains: 42 of 44 cells done")
+    with pytest.raises(UserError, match="holds a frontier, not a run; its page: .*three-domains/frontier.html"):
+        export(str(tmp_path), "three-domains", "bridge", tmp_path / "out")
 
 
 # --- cells that are made

@@ -172,6 +172,7 @@ def test_teach_finds_the_imported_answers_and_pays_nothing(run: Run, tmp_path: P
         ('{"question": "q", "answer": "a"}', "ours.jsonl:2: rationale is missing or empty"),
         ('{"question": "q", "rationale": " ", "answer": "a"}', "ours.jsonl:2: rationale is missing or empty"),
         ('{"question": ["q"], "rationale": "r", "answer": "a"}', "ours.jsonl:2: question is a list"),
+        (r'{"question": "q", "rationale": "r \ud800", "answer": "a"}', "ours.jsonl:2: rationale holds half of a"),
         ('{"question": "q", "rationale": "r", "answer": {}}', "ours.jsonl:2: answer is a dict"),
     ],
 )

@@ -178,7 +178,7 @@ def test_what_is_before_the_last_snapshot_is_not_read(store: Store, monkeypatch:
     assert do(balance(store, "team")).settled == ledger.exact(0.2)
 
 
-async def spend(store: Store, cost: float = 0.2) -> None:
+async def spend(store: Store, cost: float | None = 0.2) -> None:
     assert await pair(await account(store, Cap(usd=1)).open(), "a", 0.5, cost)
 
 
@@ -247,6 +247,21 @@ def test_segments_can_be_read_as_tables(store: Store) -> None:
 
 def command(store: Store, *arguments: str) -> Any:
     return CliRunner().invoke(cli.app, ["ledger", "--store", store.location, *arguments], catch_exceptions=True)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--verify"], ["release", "team"]])
+def test_a_store_that_is_not_there_is_not_made_and_proves_nothing(tmp_path: Path, arguments: list[str]) -> None:
+    place = tmp_path / "typo"
+    with pytest.raises(UserError, match="typo: there is none; a run's is STORAGE/teacher"):
+        CliRunner().invoke(cli.app, ["ledger", "--store", str(place), *arguments], catch_exceptions=False)
+    assert not place.exists()
+
+
+def test_release_takes_the_store_where_people_write_it(store: Store) -> None:
+    do(spend(store, None))
+    asked = ["ledger", "release", "team", "--store", store.location]
+    result = CliRunner().invoke(cli.app, asked, catch_exceptions=False)
+    assert "account team: released 1 open queries" in result.stdout
 
 
 def test_totals_by_model_run_and_day(store: Store) -> None:

@@ -343,7 +343,10 @@ def test_plan_connects_to_nobody(run: Run) -> None:
         (f"budget.max_usd={WORST - 1e-6}", f"budget.max_usd {WORST - 1e-6:g}: one request of x can cost $0.00"),
         ("corpus.path=nowhere.jsonl", "nowhere.jsonl"),
         ("ta.model=./no-model", "ta.model"),
-        ("teacher.key_file=no-key", "teacher.key_file no-key"),
+        (
+            "teacher.key_file=sk-no-path",
+            "teacher.key_file: cannot be read (FileNotFoundError); give the path of a file",
+        ),
     ],
 )
 @pytest.mark.parametrize("command", ["plan", "run"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from bridge_ray.corpus.examples import Example
 from bridge_ray.errors import UserError
 
 REQUIRED_IN_EVERY_ROW = ("question", "id")
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write one, and UTF-8 cannot
 
 
 def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> list[Example]:
@@ -36,14 +39,17 @@ def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> l
 
 
 def mapping(corpus: Corpus, available: Collection[str]) -> Mapping[str, str]:
-    """Our fields -> the file's columns: ``corpus.columns``, or if it is empty those with our names.
+    """Our fields -> the file's columns: as ``corpus.columns`` says, and of a field that it does not name the column
+    with our name, unless another field has taken that.
 
     Raises UserError where a column is not there.
     """
-    for field, column in corpus.columns.items():
+    said = {field: column for field, column in corpus.columns.items() if column is not None}
+    for field, column in said.items():
         if column not in available:
             raise UserError(f"{corpus.path}: no row has column {column!r}; fix corpus.columns.{field}")
-    found = corpus.columns or {field: field for field in FIELDS if field in available}
+    free = set(available) - set(said.values())
+    found = {field: field for field in FIELDS if field in free and field not in corpus.columns} | said
     if "question" not in found:
         raise UserError(f"{corpus.path}: no column is called 'question'; name it: --set corpus.columns.question=COLUMN")
     return found
@@ -77,10 +83,19 @@ def _check_columns(rows: Sequence[tuple[str, Mapping[str, Any]]], columns: Mappi
 
 def fields_of(label: str, row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """Our fields of one row, blank values as None, options as a tuple. Raises UserError."""
-    values = {field: row.get(column) for field, column in columns.items()}
-    values = {field: None if isinstance(value, str) and not value.strip() else value for field, value in values.items()}
+    values = {field: None if _blank(value := row.get(column)) else value for field, column in columns.items()}
+    for field, value in values.items():
+        if field != "options" and isinstance(value, list | dict | bytes):
+            raise UserError(f"{label}: {field} must be a text or a number, not {type(value).__name__}; fix the row")
+        if isinstance(value, str) and LONE_SURROGATE.search(value):
+            raise UserError(f"{label}: {field} holds half of a character (a lone surrogate); fix the row's encoding")
     blank = {"id": None, "question": None, "context": None, "answer": None, "domain": None}
     return blank | values | {"options": _options(label, values.get("options"))}
+
+
+def _blank(value: Any) -> bool:
+    """Whether a cell says nothing: empty, white space, or not a number."""
+    return (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
 
 
 def _options(label: str, value: Any) -> tuple[str, ...]:
@@ -90,7 +105,10 @@ def _options(label: str, value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list | tuple) or any(str(option).strip() == "" for option in value):
         raise UserError(f"{label}: options must be a list, a JSON list or texts separated by '|', none of them empty")
-    return tuple(str(option).strip() for option in value)
+    texts = tuple(str(option).strip() for option in value)
+    if len(set(texts)) < len(texts):
+        raise UserError(f"{label}: options are given twice; leave each in once")
+    return texts
 
 
 def _split_options(label: str, value: str) -> list[Any]:
