@@ -21,7 +21,8 @@ def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> Non
     out.print(_table(found))
     if found["missing"]:
         out.print(f"cells missing: {len(found['missing'])}; the page says why", soft_wrap=True)
-    out.print(found["recommendation"]["reason"], markup=False, highlight=False, soft_wrap=True)
+    for said in filter(None, (frontier_page.headline(found), found["recommendation"]["reason"])):
+        out.print(said, markup=False, highlight=False, soft_wrap=True)
     out.print(f"page: {home}/frontier.html", soft_wrap=True)
     out.print(f"next: {_following(found, storage)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -15,7 +15,7 @@ import yaml
 
 from bridge_ray.report import charts
 from bridge_ray.report.charts import Box, Tick
-from bridge_ray.report.summary import count, interval, money, percent
+from bridge_ray.report.summary import count, interval, money, percent, told_apart
 from bridge_ray.report.templates import environment
 
 CORE = ("bridge", "direct_labels", "direct")  # drawn as lines over their budgets
@@ -26,6 +26,7 @@ TABLES_ONLY = (
     "ta",
     "teacher",
 )  # no trained student: they would only stretch the charts
+RIVALS = ("labels", "direct", "direct_labels")  # of whom the headline tells bridge apart
 FLAT = ("guess", "labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
 KINDS = ("by_domain", "by_answer_type")
 NAMES_LEFT = 152  # units that the longest system's name takes
@@ -123,6 +124,7 @@ def render(found: Mapping[str, Any]) -> str:
             best={(one["system"], one["budget"]) for one in found["pareto"]["queries"]},
             config=yaml.safe_dump(found["config"], sort_keys=False, allow_unicode=True),
             command=command(found),
+            headline=headline(found),
             meanings=found["systems"],
             standin=(found["config"]["teacher"] or {}).get("standin") is not None,
             WIDTH=charts.WIDTH,
@@ -152,6 +154,27 @@ def _mean(some: Sequence[Mapping[str, Any]], name: str) -> float:
 
 def _n(some: Sequence[Mapping[str, Any]]) -> int:
     return sum(one["n"] for one in some)
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """What bridge does at the reference budget, and whether it is told apart there from its rivals; empty where it was
+    not measured."""
+    reference = found["grid"]["reference"]
+    lines = [line for line in found["intervals"] if (line["system"], line["budget"]) == ("bridge", reference)]
+    if not lines:
+        return ""
+    line = max(lines, key=lambda one: one["rows"])
+    first = (
+        f"At {reference * 100:g} %, bridge answers {percent(line['accuracy'])} of the {found['split']} questions "
+        f"correctly (95 % interval {interval(line['interval'])})."
+    )
+    compared = {
+        one["other"]["system"]: one
+        for one in found["comparisons"]
+        if one["one"]["budget"] == reference and one["other"]["budget"] in (0.0, reference)
+    }
+    told = [told_apart({**compared[name], "mcnemar": None}, "bridge", name) for name in RIVALS if name in compared]
+    return " ".join([first, *told])
 
 
 def command(found: Mapping[str, Any]) -> str:

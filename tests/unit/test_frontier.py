@@ -486,6 +486,11 @@ def test_the_page_says_what_the_record_says() -> None:
     found = made_up()
     page = frontier_page.render(found)
     assert found["recommendation"]["reason"].split(". ")[0].replace(" %", "\u00a0%") in page
+    bridge = next(one for one in found["comparisons"] if one["other"] == {"system": "direct", "budget": 0.05})
+    assert frontier_page.headline(found).startswith(
+        "At 5 %, bridge answers 75.0 % of the test questions correctly (95 %"
+    )
+    assert f"bridge is better than direct by {bridge['difference'] * 100:.1f} points" in page
     assert page.count("<svg") == 4, "queries, dollars, hours, and every system"
     assert "Not complete" not in page and "Dev questions" not in page
     assert "bridge-ray frontier RECIPE --budgets 0.03,0.05,1 --seeds 3" in page
