@@ -30,7 +30,7 @@ from bridge_ray.errors import UserError
 
 RECIPES = Path(__file__).parent / "recipes"
 FIELDS = ("id", "question", "context", "options", "answer", "domain")  # of an example, that a file's columns hold
-SECRET = re.compile(r"api_?key|secret|password|token$", re.IGNORECASE)
+SECRET = re.compile(r"api_?key|secret|password|token$", re.IGNORECASE)  # in the names of fields that are not ours
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
@@ -76,11 +76,10 @@ class Corpus(Model):
 
     ``columns`` maps our fields (id, question, context, options, answer, domain) to the file's columns; only
     question is required. Of a field that it does not name, the column with our name is taken; null: none is.
-    ``train: null`` takes every row that
-    dev and test leave. Where only a path is given, its ending says what it is. ``made`` is the number of training
-    questions to generate, of which ``train`` are taken: a smaller corpus is then a part of a larger one, as a file's
-    always is. ``templates`` is how many kinds of question each of its domains has: with three, a yes or no, a number
-    and a choice.
+    ``train: null`` takes every row that dev and test leave. Where only a path is given, its ending says what it is.
+    ``made`` is the number of training questions to generate, of which ``train`` are taken: a smaller corpus is then a
+    part of a larger one, as a file's always is. ``templates`` is how many kinds of question each of its domains has:
+    with three, a yes or no, a number and a choice.
     """
 
     source: Literal["generated", "jsonl", "parquet", "legalbench", "pubmedqa", "gsm8k"] = "generated"
@@ -592,7 +591,7 @@ def _override(raw: dict[str, Any], override: str) -> dict[str, Any]:
     if not separator or not all(path.split(".")):
         raise UserError(f"--set {override}: expected field.path=value, e.g. budget.fraction=0.03")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Once)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: the value is not valid YAML") from error
     keys = path.split(".")

@@ -13,6 +13,7 @@ from bridge_ray.errors import UserError
 
 RIVALS = ("direct", "direct_labels")
 SYSTEMS = ("bridge", *RIVALS)
+NEEDED = ("bridge", "direct")  # of SYSTEMS, without which there is no forecast
 LEAST = 3  # budgets for a curve of three parameters
 LADDER = (0.01, 0.02, 0.03, 0.05, 0.1, 0.3, 1.0)  # budgets to propose
 
@@ -92,7 +93,7 @@ def read(cells: Iterable[Mapping[str, Any]], where: str, missing: Iterable[Mappi
             found[cell["system"]].append(Cell(**fields, **keep))
         elif cell["system"] == "teacher":
             correct, n = correct + cell["correct"], n + cell["n"]
-    for system in ("bridge", "direct"):
+    for system in NEEDED:
         _check(system, found[system], [budget for name, budget in planned if name == system], where)
     enough = {system: tuple(part) for system, part in found.items() if len(budgets(part)) >= LEAST}
     best = max(size.accuracy for part in enough.values() for size in sizes(part))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge_ray.frontier.systems import SYSTEMS
-from bridge_ray.report.summary import points
+from bridge_ray.report.summary import WITHOUT_TA, points
 from bridge_ray.statistics import NARROW, Correct, mcnemar
 
 Answers = Mapping[tuple[str, float, int, int], Correct]  # (system, budget, rows, seed) -> 0 or 1 per question
@@ -28,8 +28,7 @@ Cells = Sequence[Mapping[str, Any]]  # of frontier.json
 
 SPENT = ("queries", "usd", "local_hours")
 WORTH = 0.02  # a gain from which on more queries are worth paying for
-SEEDS = 3  # to recommend: intervals held the truth in 86 to 98 % of simulated frontiers of three, 70 to 94 % of two
-RIVALS = ("labels", "direct", "direct_labels")  # what one would do without a TA
+SEEDS = 3  # to recommend: two say next to nothing about how far trainings spread
 SEED = 0  # of the bootstrap
 BLOCK = 256  # draws that are held in memory at once
 BY_TEST = (
@@ -261,8 +260,8 @@ def recommend(whole: Sequence[Line], bootstrap: Bootstrap, split: str) -> dict[s
 
     ``verdict``: ``stop`` at ``budget``; ``go on``, where every smaller budget is worse and ``budget`` is the largest;
     ``unknown``, with the first ``budget`` that nothing was decided about, None where there is too little to compare; or
-    ``another``, where the best of ``RIVALS`` for no more queries is ahead of bridge at ``budget`` by an interval above
-    0. ``rival`` is that comparison, None where there is none. ``steps`` has what each budget was compared with.
+    ``another``, where the best of ``WITHOUT_TA`` for no more queries is ahead of bridge at ``budget`` by an interval
+    above 0. ``rival`` is that comparison, None where there is none. ``steps`` has what each budget was compared with.
     ``whole`` are the lines of one corpus, ``split`` is the one whose questions were asked.
     """
     usable = sorted((line for line in whole if line.system == "bridge"), key=lambda line: line.budget)
@@ -309,7 +308,7 @@ def _rival(line: Line, whole: Sequence[Line], bootstrap: Bootstrap) -> dict[str,
     others = [
         other
         for other in whole
-        if other.system in RIVALS and (other.spent["queries"] or 0) <= most and len(shared([line, other])) >= SEEDS
+        if other.system in WITHOUT_TA and (other.spent["queries"] or 0) <= most and len(shared([line, other])) >= SEEDS
     ]
     if not others:
         return None

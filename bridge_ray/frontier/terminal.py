@@ -9,11 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bridge_ray.forecast.cells import LEAST, more
+from bridge_ray.forecast.cells import LEAST, NEEDED, more
 from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import count, interval, money, percent
-
-FORECAST = ("bridge", "direct")  # the systems that a forecast cannot do without
 
 
 def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> None:
@@ -30,13 +28,12 @@ def show(found: Mapping[str, Any], home: str, storage: str, out: Console) -> Non
 def _following(found: Mapping[str, Any], storage: str) -> str:
     """A forecast, or where a curve has too few budgets, the frontier with as many as it needs."""
     place = [] if storage == "storage" else ["--storage", storage]
-    measured = [{cell["budget"] for cell in found["cells"] if cell["system"] == system} for system in FORECAST]
-    fewest = min(map(len, measured))
-    if fewest >= LEAST:
+    measured = [{cell["budget"] for cell in found["cells"] if cell["system"] == system} for system in NEEDED]
+    if min(map(len, measured)) >= LEAST:
         return shlex.join(["bridge-ray", "forecast", found["name"], *place])
     grid = found["grid"]
-    budgets = more(grid["budgets"], LEAST - len(grid["budgets"])) if len(grid["budgets"]) < LEAST else grid["budgets"]
-    systems = [*grid["systems"], *(system for system in FORECAST if system not in grid["systems"])]
+    budgets = more(grid["budgets"], max(0, LEAST - len(grid["budgets"])))
+    systems = [*grid["systems"], *(system for system in NEEDED if system not in grid["systems"])]
     again = frontier_page.command({**found, "grid": {**grid, "budgets": budgets, "systems": systems}})
     return f"{again} {shlex.join(['--name', found['name'], *place])}"
 

@@ -15,7 +15,7 @@ import yaml
 
 from bridge_ray.report import charts
 from bridge_ray.report.charts import Box, Tick
-from bridge_ray.report.summary import count, interval, money, percent, told_apart
+from bridge_ray.report.summary import WITHOUT_TA, count, interval, money, percent, told_apart
 from bridge_ray.report.templates import environment
 
 CORE = ("bridge", "direct_labels", "direct")  # drawn as lines over their budgets
@@ -26,7 +26,6 @@ TABLES_ONLY = (
     "ta",
     "teacher",
 )  # no trained student: they would only stretch the charts
-RIVALS = ("labels", "direct", "direct_labels")  # of whom the headline tells bridge apart
 FLAT = ("guess", "labels", "teacher")  # of those that spend nothing, the ones that are drawn: across the chart
 KINDS = ("by_domain", "by_answer_type")
 NAMES_LEFT = 152  # units that the longest system's name takes
@@ -173,7 +172,7 @@ def headline(found: Mapping[str, Any]) -> str:
         for one in found["comparisons"]
         if one["one"]["budget"] == reference and one["other"]["budget"] in (0.0, reference)
     }
-    told = [told_apart({**compared[name], "mcnemar": None}, "bridge", name) for name in RIVALS if name in compared]
+    told = [told_apart({**compared[name], "mcnemar": None}, "bridge", name) for name in WITHOUT_TA if name in compared]
     return " ".join([first, *told])
 
 

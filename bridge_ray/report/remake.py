@@ -43,7 +43,7 @@ def left(root: str, name: str) -> Left:
 
 def _done(root: str, stage: str, fingerprint: str, run: Mapping[str, Any]) -> Done | None:
     """A stage that has finished. One that the run has no record of was another's work."""
-    location = storage.join(storage.root(root), "stages", stage, fingerprint)
+    location = storage.join(storage.locate(root), "stages", stage, fingerprint)
     manifest = storage.read_json(storage.join(location, "manifest.json"))
     if manifest is None:
         return None

@@ -26,7 +26,8 @@ def recorded(root: str, name: str) -> tuple[str, dict[str, Any]]:
 
 def show(root: str, name: str, console: Console) -> None:
     """Print the run's state and its stages; raises UserError for a run that is not there."""
-    home = storage.join(storage.root(root), "runs", name)
+    place = storage.root(root)
+    home = storage.join(place, "runs", name)
     frontier = storage.read_json(storage.join(home, "frontier.json"))
     if frontier is not None:
         there, missing = len(frontier["cells"]), len(frontier["missing"])
@@ -36,7 +37,7 @@ def show(root: str, name: str, console: Console) -> None:
     home, manifest = recorded(root, name)
     table = Table("stage", "state", "seconds", title=f"run {name}: {manifest['state']}", title_justify="left")
     for stage, fingerprint in manifest["fingerprints"].items():
-        done = storage.read_json(storage.join(storage.root(root), "stages", stage, fingerprint, "manifest.json"))
+        done = storage.read_json(storage.join(place, "stages", stage, fingerprint, "manifest.json"))
         table.add_row(stage, "done" if done else "open", f"{done['seconds']:.1f}" if done else "")
     console.print(table)
     console.print(f"files: {home}", soft_wrap=True)

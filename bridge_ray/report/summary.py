@@ -20,6 +20,7 @@ SYSTEMS = {  # in the order people read them
     "teacher": "the teacher itself",
 }
 RIVALS = ("direct", "direct_labels")
+WITHOUT_TA = ("labels", *RIVALS)  # what one would do without a TA
 UNDECIDED = "no difference can be told apart at this size"
 LEAST_P = 0.001
 STANDIN = "A stand-in teacher answered: the dollars are what the asks would have cost at the configured price."

@@ -22,7 +22,7 @@ from bridge_ray.answers import prompts
 from bridge_ray.config import Config
 from bridge_ray.corpus.examples import Recorded
 from bridge_ray.corpus.load import load
-from bridge_ray.corpus.sources.columns import LONE_SURROGATE
+from bridge_ray.corpus.sources.columns import check_whole
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
 from bridge_ray.teacher import answers, provider
@@ -156,8 +156,7 @@ def _text(place: str, field: str, value: Any) -> str:
         raise UserError(f"{place}: {field} is missing or empty; every row needs {', '.join(FIELDS)}")
     if not isinstance(value, str | int | float if field == "answer" else str):
         raise UserError(f"{place}: {field} is a {type(value).__name__}; write it as text")
-    if LONE_SURROGATE.search(str(value)):
-        raise UserError(f"{place}: {field} holds half of a character (a lone surrogate); fix the row's encoding")
+    check_whole(place, field, str(value))
     return str(value).strip()
 
 

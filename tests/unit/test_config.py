@@ -60,6 +60,7 @@ def test_a_bare_off_is_the_control_that_it_is_called() -> None:
         ("student.curriculum.2.epochs=1", "2 is no entry of a list of 2; they are numbered from 0"),
         ("student.curriculum=[]", "student.curriculum"),
         ("evaluate.systems=[]", "evaluate.systems"),
+        ("budget={fraction: 0.05, fraction: 1}", "not valid YAML"),
         ("budget.max_usd=.inf", "budget.max_usd: Input should be a finite number"),
         ("teacher.base_url=https://me:hidden@host/v1", "teacher.base_url: holds a user, a password or a query"),
         ("teacher.base_url=https://host/v1?api-key=hidden", "teacher.base_url: holds a user, a password or a query"),

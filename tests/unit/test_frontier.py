@@ -502,20 +502,20 @@ def test_the_page_says_what_the_record_says() -> None:
 
 
 def test_the_terminal_s_table_fits_into_80_columns_and_ends_with_what_to_do() -> None:
-    out = Console(width=80, file=io.StringIO())
-    terminal.show(made_up(), "/runs/three-domains", "elsewhere", out)
-    said = out.file.getvalue()  # type: ignore[attr-defined]
+    out = io.StringIO()
+    terminal.show(made_up(), "/runs/three-domains", "elsewhere", Console(width=80, file=out))
+    said = out.getvalue()
     assert "…" not in said and "bridge_no_verification" in said and "72.4 to 77.7 %" in said
     assert said.endswith("next: bridge-ray forecast three-domains --storage elsewhere\n")
 
 
 def test_the_next_command_is_one_that_works() -> None:
     """A curve needs three budgets, of bridge and of direct."""
-    found, out = made_up(), Console(width=80, file=io.StringIO())
+    found, out = made_up(), io.StringIO()
     few = {**found, "cells": [cell for cell in found["cells"] if cell["budget"] in (0.0, 0.05)]}
     few["grid"] = {**found["grid"], "budgets": [0.05], "systems": ["bridge"]}
-    terminal.show(few, "/runs/three-domains", "storage", out)
-    said = out.file.getvalue()  # type: ignore[attr-defined]
+    terminal.show(few, "/runs/three-domains", "storage", Console(width=80, file=out))
+    said = out.getvalue()
     assert said.endswith(
         "next: bridge-ray frontier RECIPE --budgets 0.01,0.05,1 --seeds 3 --reference 0.05 --systems bridge,direct "
         "--name three-domains\n"
@@ -577,10 +577,10 @@ def test_a_command_that_asks_for_less_says_what_it_leaves_out(tmp_path: Path, mo
     made = [{"system": "direct", "budget": budget, "rows": 48, "seed": 0} for budget in (0.25, 0.5)]
     storage.write_json(f"{tmp_path}/runs/tiny/frontier.json", {"cells": made})
     prepared = run.prepare(tiny(f"storage={tmp_path}"), grid(("guess", "direct"), [0.25], 1))
-    out = Console(width=80, file=io.StringIO())
+    out = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        run.execute(prepared, Progress(out), stopped)
-    said = out.file.getvalue()  # type: ignore[attr-defined]
+        run.execute(prepared, Progress(Console(width=80, file=out)), stopped)
+    said = out.getvalue()
     assert "not asked for: 1 of the cells that this frontier has had, direct at 50 %, 48 rows, seed 0" in said
 
 

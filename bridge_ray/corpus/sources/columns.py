@@ -15,7 +15,7 @@ from bridge_ray.corpus.examples import Example
 from bridge_ray.errors import UserError
 
 REQUIRED_IN_EVERY_ROW = ("question", "id")
-LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # JSON can write one, and UTF-8 cannot
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> list[Example]:
@@ -87,10 +87,16 @@ def fields_of(label: str, row: Mapping[str, Any], columns: Mapping[str, str]) ->
     for field, value in values.items():
         if field != "options" and isinstance(value, list | dict | bytes):
             raise UserError(f"{label}: {field} must be a text or a number, not {type(value).__name__}; fix the row")
-        if isinstance(value, str) and LONE_SURROGATE.search(value):
-            raise UserError(f"{label}: {field} holds half of a character (a lone surrogate); fix the row's encoding")
+        if isinstance(value, str):
+            check_whole(label, field, value)
     blank = {"id": None, "question": None, "context": None, "answer": None, "domain": None}
     return blank | values | {"options": _options(label, values.get("options"))}
+
+
+def check_whole(label: str, field: str, text: str) -> None:
+    """Raise UserError for half a character, which JSON can hold and UTF-8 cannot."""
+    if LONE_SURROGATE.search(text):
+        raise UserError(f"{label}: {field} holds half of a character (a lone surrogate); fix the row's encoding")
 
 
 def _blank(value: Any) -> bool:
