@@ -450,6 +450,7 @@ def test_people_see_the_sums_what_leaves_and_the_next_command(run: Run) -> None:
     code, out, _ = run("plan", *sets("teacher.model=gpt-4o", "teacher.price=null"), "--storage", "my storage")
     said = " ".join(out.split())
     assert code == 0
+    assert "all questions by kind of answer: 40 boolean; 0 with context" in said
     assert "6 queries (20 % of 30 questions); budget.fraction binds first" in said
     assert "for 127.0.0.1: the text of up to 6 questions, and the gold answer" in said
     assert "whether the terms of 127.0.0.1 allow training" in said
