@@ -28,7 +28,8 @@ def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> list[T
     """Call the function with each of the argument lists in Ray workers; what it returned, in their order.
 
     As many run at once as there are cores (not logical CPUs, of which a local Ray has more), each with one; so what a
-    call needs of memory is needed once per core. Errors are raised as by ``call``; calls that run then are cancelled.
+    call needs of memory is needed once per core. Errors are raised as by ``call``; calls that run then go on until they
+    or the driver end: to cancel one that is just ending would kill the driver (Ray's issue 54846).
     """
     import ray
 
@@ -36,16 +37,12 @@ def each(function: Callable[..., T], calls: Sequence[tuple[Any, ...]]) -> list[T
     remote = ray.remote(num_cpus=1)(function)
     results: dict[int, T] = {}
     running: dict[Any, int] = {}
-    try:
-        with _plain_errors():
-            for number, arguments in enumerate(calls):
-                running[remote.remote(*arguments)] = number
-                while len(running) >= _cores() or (number == len(calls) - 1 and running):
-                    [done], _ = ray.wait(list(running), num_returns=1)
-                    results[running.pop(done)] = ray.get(done)
-    finally:
-        for left in running:
-            ray.cancel(left)
+    with _plain_errors():
+        for number, arguments in enumerate(calls):
+            running[remote.remote(*arguments)] = number
+            while len(running) >= _cores() or (number == len(calls) - 1 and running):
+                [done], _ = ray.wait(list(running), num_returns=1)
+                results[running.pop(done)] = ray.get(done)
     return [results[number] for number in range(len(calls))]
 
 

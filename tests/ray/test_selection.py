@@ -63,5 +63,6 @@ def refuse(number: int) -> int:
 def test_workers_answer_in_order_and_refuse_in_plain_words() -> None:
     assert workers.each(refuse, [(number,) for number in (3, 1, 2, 5, 4)]) == [6, 2, 4, 10, 8]
     assert workers.each(refuse, []) == []
-    with pytest.raises(UserError, match="^seven$"):
-        workers.each(refuse, [(number,) for number in range(20)])
+    for _ in range(100):  # calls that run then may be just ending: to cancel those killed the driver, now and then
+        with pytest.raises(UserError, match="^seven$"):
+            workers.each(refuse, [(number,) for number in range(20)])
