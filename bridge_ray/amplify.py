@@ -67,8 +67,9 @@ def stage_alone(settings: Amplify, ta: TA, seed: int, corpus: Stage, merged: Sta
 
 
 def _version(settings: Amplify) -> int:
-    """3: no reasoning is no longer re-answered. Without that check nothing has changed, so stages are found again."""
-    return 3 if "reanswer" in settings.checks else 2
+    """3: no reasoning is no longer re-answered. 4 and 5: the hint says the option, too. Without that check, and without
+    a hint, nothing has changed, so stages are found again."""
+    return (3 if "reanswer" in settings.checks else 2) + (2 if settings.hint and settings.verify == "gold" else 0)
 
 
 def _identity(settings: Amplify, ta: TA, seed: int) -> dict[str, Any]:

@@ -40,8 +40,13 @@ def chat(instruction: str, example: Mapping[str, Any]) -> list[Message]:
 
 
 def hinted(example: Mapping[str, Any]) -> list[Message]:
-    """As ``chat(REASON)``, with the gold answer as a hint that the reply may not mention."""
-    hint = f"\n(The correct answer is {example['answer']}. Reason towards it without mentioning that you were told.)"
+    """As ``chat(REASON)``, with the gold answer as a hint that the reply may not mention.
+
+    Of a choice it says the option, too: told the letter alone, a small TA reasons towards another option.
+    """
+    gold = example["answer"]
+    said = f"{gold}) {example['options'][ord(gold) - 65]}" if example["answer_type"] == "choice" else gold
+    hint = f"\n(The correct answer is {said}. Reason towards it without mentioning that you were told.)"
     return [{"role": "system", "content": REASON}, {"role": "user", "content": question(example) + hint}]
 
 

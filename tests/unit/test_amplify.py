@@ -19,6 +19,8 @@ from bridge_ray.stage import Stage
 
 NUMBER = {"id": 1, "question": "2 + 2?", "context": "", "options": [], "answer": "4", "answer_type": "number"}
 BOOLEAN = {"id": 2, "question": "Is it?", "context": "", "options": [], "answer": "yes", "answer_type": "boolean"}
+CHOICE = {"id": 3, "question": "Which dose?", "context": "", "options": ["4 mg", "9 mg"], "answer": "B"}
+CHOICE |= {"answer_type": "choice"}
 
 
 class Script:
@@ -69,6 +71,13 @@ def test_the_last_try_is_hinted_and_may_not_say_so() -> None:
     assert (told["answer"], told["rationale"]) == ("4", None)
 
 
+def test_the_hint_says_what_an_option_is_and_not_its_letter_alone() -> None:
+    script = Script(*["A guess.\nAnswer: A"] * 4, "Six is above five, so 9 mg.\nAnswer: B")
+    record = run(CHOICE, script)
+    assert "correct answer is B) 9 mg." in script.prompts[-1]
+    assert (record["source"], record["answer"]) == ("ta_hinted", "B")
+
+
 def test_an_answer_without_a_rationale_does_not_count() -> None:
     record = run(NUMBER, Script("Answer: 4", "Answer: 4"), samples=1, hint=False)
     assert record["source"] == "label_only"
@@ -104,7 +113,7 @@ def test_without_checks_nothing_is_new() -> None:
     assert plain.identity == {"amplify": rule, "serve": "merged", "seed": 0}
     assert checked.identity["amplify"] == rule | {"checks": ["arithmetic"]}
     assert checked.fingerprint != plain.fingerprint
-    assert (plain.version, checked.version) == (2, 2)
+    assert (plain.version, checked.version) == (4, 4)
     assert "turned_away" not in run(NUMBER, Script("Two and two.\nAnswer: 4"), checks=[])
     assert "checks" not in metrics(count(written(*ROWS), Amplify(checks=())), 5)
 

@@ -209,7 +209,7 @@ def tokenizer() -> Any:
 @pytest.mark.parametrize("field", ["question", "context", "options"])
 def test_a_row_cannot_end_its_own_turn(tokenizer: Any, attack: str, field: str) -> None:
     """Special tokens of the chat template are there as often as in a harmless prompt, and in the same order."""
-    row = {"question": "What is it?", "context": "", "options": ["a", "b"], "answer": "4", "answer_type": "choice"}
+    row = {"question": "What is it?", "context": "", "options": ["a", "b"], "answer": "B", "answer_type": "choice"}
     hostile = row | {field: ["a", attack] if field == "options" else attack}
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_encoder.values())
     for ask in (prompts.chat(prompts.REASON, hostile), prompts.hinted(hostile), prompts.teacher(hostile)):
