@@ -304,7 +304,8 @@ class Phase(Model):
     the whole corpus, or only those that were bought. An epoch is corpus rows / global batch updates, whatever the
     number of rows the phase's source has, so that every system takes the same number of updates; ``updates`` says them
     outright.
-    ``replay`` is the share of a phase's samples that is drawn from the phase before it. ``rewarm``: the learning rate
+    ``replay`` is the share of a phase's samples that is drawn from the phase before it. ``order`` is that of the first
+    epoch; a phase with less time than one teaches lessons of all difficulties. ``rewarm``: the learning rate
     warms up and decays anew from here on.
     """
 

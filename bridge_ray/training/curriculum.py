@@ -135,8 +135,8 @@ def phase_at(plan: Plan, step: int) -> PhasePlan:
     return next(phase for phase in reversed(plan.phases) if phase.first <= step)
 
 
-def untaught(plan: Plan) -> dict[int, int]:
-    """Phase number -> how many of its rows, the hardest, it ends before, of phases that go from easy to hard."""
+def left_out(plan: Plan) -> dict[int, int]:
+    """Phase number -> how many of its rows it has no time for, of phases that go from easy to hard."""
     left = {
         phase.number: phase.draws.total - _own(phase, phase.updates * plan.batch)
         for phase in plan.phases
@@ -148,13 +148,23 @@ def untaught(plan: Plan) -> dict[int, int]:
 def easiest_first(plan: Plan, difficulty: Mapping[str, np.ndarray]) -> dict[int, np.ndarray]:
     """Phase number -> the numbers of its rows by rising difficulty, ties in order, where a phase wants that: int64.
 
-    ``difficulty`` maps a pool to its rows' difficulties, (rows,) float64.
+    A phase that is shorter than an epoch has the rows at even distances of that order, so that the hardest are not
+    those that it leaves out. ``difficulty`` maps a pool to its rows' difficulties, (rows,) float64.
     """
+    lacking = left_out(plan)
     return {
-        phase.number: np.argsort(np.concatenate([difficulty[pool] for pool in phase.draws.pools]), kind="stable")
+        phase.number: _evenly(
+            np.argsort(np.concatenate([difficulty[pool] for pool in phase.draws.pools]), kind="stable"),
+            phase.draws.total - lacking.get(phase.number, 0),
+        )
         for phase in plan.phases
         if phase.order == "easy_to_hard"
     }
+
+
+def _evenly(ranked: np.ndarray, taken: int) -> np.ndarray:
+    """So many of the rows, each from the middle of its share of them; all of them as they are."""
+    return ranked[(2 * np.arange(taken) + 1) * len(ranked) // (2 * taken)]
 
 
 def batch_at(plan: Plan, step: int, order: Mapping[int, np.ndarray]) -> list[Row]:
@@ -179,7 +189,7 @@ def _row(seed: int, phase: PhasePlan, position: int, order: Mapping[int, np.ndar
     if math.floor((position + 1) * phase.replay) > replayed:
         assert phase.replayed is not None
         return phase.replayed.row(_draw(seed, phase.number, 1, phase.replayed.total, replayed))
-    if phase.number in order and own < phase.draws.total:
+    if phase.number in order and own < len(order[phase.number]):
         return phase.draws.row(int(order[phase.number][own]))
     return phase.draws.row(_draw(seed, phase.number, 0, phase.draws.total, own))
 

@@ -13,7 +13,7 @@ from bridge_ray import storage
 from bridge_ray.config import Lora, Phase, Schedule, Training
 from bridge_ray.stage import Work
 from bridge_ray.training import tokens
-from bridge_ray.training.curriculum import make_plan, pools, untaught
+from bridge_ray.training.curriculum import left_out, make_plan, pools
 from bridge_ray.training.run import fit
 from bridge_ray.training.trackers import Tracked
 
@@ -44,10 +44,11 @@ def teach_model(
     drawn = sorted({pool for phase in phases for pool in pools(phase)} & lessons.keys())
     counts = {pool: lessons[pool].num_rows for pool in drawn}
     plan = make_plan(phases, counts, work.training.global_batch, seed, mixed)
-    for number, rows in untaught(plan).items():
+    for number, rows in left_out(plan).items():
+        total = plan.phases[number].draws.total
         work.progress.console.print(
-            f"{work.stage}: phase {number + 1} goes from easy to hard and ends before the hardest {rows:,} of its "
-            f"{plan.phases[number].draws.total:,} lessons; more epochs would teach them",
+            f"{work.stage}: phase {number + 1} is shorter than an epoch: it teaches {total - rows:,} of its {total:,} "
+            "lessons, spread over all difficulties; more epochs would teach the others",
             highlight=False,
         )
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))

@@ -16,10 +16,10 @@ from bridge_ray.training.curriculum import (
     batch_at,
     easiest_first,
     learning_rate,
+    left_out,
     make_plan,
     phase_at,
     resolved,
-    untaught,
 )
 
 ANSWER = Phase(target="answer", epochs=1)
@@ -100,17 +100,29 @@ def test_a_control_takes_as_many_updates_as_what_it_stands_for(control: str, dra
 
 
 def test_joint_shows_the_very_lessons_of_the_curriculum_in_another_order() -> None:
-    """Also where a phase ends before its hardest rows."""
+    """Also where a phase is shorter than an epoch."""
     given, joint = (plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 90}, 5, how) for how in (None, "joint"))
     assert Counter(stream(joint)) == Counter(stream(given)) and stream(joint) != stream(given)
     kinds = [pool for pool, _ in stream(joint)]
     assert 0.3 < kinds[:60].count("answer") / 60 < 0.7, "of 120 lessons 60 are answers, and none come first"
 
 
-def test_it_is_known_how_many_of_the_hardest_rows_a_phase_does_not_reach() -> None:
+def test_a_phase_shorter_than_an_epoch_spans_all_difficulties() -> None:
+    """Ten updates of 8 rows, a quarter of them replayed: 60 of 90 lessons, two of every three, up to the hardest."""
+    own = [
+        index
+        for pool, index in stream(plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 90}, 5))
+        if pool == "rationale"
+    ]
+    easy_to_hard = [89 - index for index in own]
+    assert easy_to_hard == sorted(set(easy_to_hard)) and len(own) == 60
+    assert all(len(set(easy_to_hard) & set(range(first, first + 3))) == 2 for first in range(0, 90, 3))
+
+
+def test_it_is_known_how_many_rows_a_phase_leaves_out() -> None:
     """Two epochs of 5 updates of 8 rows, a quarter of them replayed: 60 own lessons."""
-    assert untaught(plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 90}, 5)) == {1: 30}
-    assert untaught(plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 60}, 5)) == {}
+    assert left_out(plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 90}, 5)) == {1: 30}
+    assert left_out(plan_of([ANSWER, RATIONALE], {"answer": 40, "rationale": 60}, 5)) == {}
 
 
 def test_reversed_begins_with_the_rationales_and_replays_them() -> None:
