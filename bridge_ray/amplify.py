@@ -28,6 +28,7 @@ from bridge_ray.answers.arithmetic import mistakes
 from bridge_ray.answers.comparisons import misjudged
 from bridge_ray.answers.conclusion import without_conclusion
 from bridge_ray.answers.extract import extract, split_rationale
+from bridge_ray.answers.options import misnamed
 from bridge_ray.answers.verify import chance, majority, matches
 from bridge_ray.config import TA, Amplify
 from bridge_ray.inference import models
@@ -328,6 +329,9 @@ class AmplifyCourse:
             return False
         if "comparisons" in self.settings.checks and misjudged(rationale):
             tried.turned_away.append("comparisons")
+            return False
+        if "options" in self.settings.checks and misnamed(rationale, row["options"] or ()):
+            tried.turned_away.append("options")
             return False
         if "reanswer" in self.settings.checks and not await self._reanswered(row, rationale, ask, tried):
             tried.turned_away.append("reanswer")

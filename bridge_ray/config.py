@@ -62,8 +62,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
-Check = Literal["majority", "likeliest", "arithmetic", "comparisons", "reanswer"]
-TEXT_CHECKS: tuple[Check, ...] = ("arithmetic", "comparisons")  # they read the reply, and ask the TA nothing
+Check = Literal["majority", "likeliest", "arithmetic", "comparisons", "options", "reanswer"]
+TEXT_CHECKS: tuple[Check, ...] = ("arithmetic", "comparisons", "options")  # they read the reply, and ask the TA nothing
 System = Literal["guess", "student_base", "labels", "direct", "direct_labels", "bridge", "ta_base", "ta", "teacher"]
 
 
@@ -249,8 +249,9 @@ class Amplify(Model):
 
     ``checks`` ask more of a right reply than its answer. majority: of open questions, too, all replies are drawn and
     most must be right. likeliest: of the right ones the likeliest is kept. arithmetic: its sums are recomputed.
-    comparisons: numbers that it compares are compared again. reanswer: its reasoning without the conclusion leads the
-    TA to the answer again. The default, arithmetic and comparisons, is none with ``verify=off``.
+    comparisons: numbers that it compares are compared again. options: it calls no option by another one's letter.
+    reanswer: its reasoning without the conclusion leads the TA to the answer again. The default, those three that read
+    the text, is none with ``verify=off``.
     """
 
     samples: Annotated[int, Field(ge=0)] = 3

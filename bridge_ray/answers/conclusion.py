@@ -20,14 +20,19 @@ def without_conclusion(rationale: str, answer: str, answer_type: str, options: S
 
     Working stays, also where its result is the answer: ``2 x 14 = 28``. Empty where there is nothing but a statement.
     """
-    end, clauses = len(rationale), _clauses(rationale)
-    while clauses and _only_concludes(rationale[slice(*clauses[-1])], answer, answer_type, options):
-        end = clauses.pop()[0]
+    end, spans = len(rationale), _spans(rationale)
+    while spans and _only_concludes(rationale[slice(*spans[-1])], answer, answer_type, options):
+        end = spans.pop()[0]
     return rationale[:end].rstrip(" ,;:\n")
 
 
-def _clauses(text: str) -> list[tuple[int, int]]:
-    """Where each clause begins and ends; empty ones are left out."""
+def clauses(text: str) -> list[str]:
+    """The text's clauses; empty ones are left out."""
+    return [text[slice(*span)] for span in _spans(text)]
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Where each clause begins and ends."""
     starts, ends = [0], []
     for boundary in _BOUNDARY.finditer(text):
         ends.append(boundary.start())

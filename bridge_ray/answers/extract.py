@@ -103,16 +103,26 @@ def _from_whole(text: str, answer_type: str, options: Sequence[str]) -> str | No
 
 def _choice_within(text: str, options: Sequence[str]) -> str | None:
     """The one letter that is set off as a letter, else the one option whose text occurs."""
-    letters = {"".join(groups) for groups in _LETTER.findall(text)} & set(_letters(options))
+    letters = letters_in(text, options)
     if len(letters) == 1:
         return letters.pop()
+    found = set() if letters else texts_in(text, options)
+    return _canonical_choice(found.pop(), options) if len(found) == 1 else None
+
+
+def letters_in(text: str, options: Sequence[str]) -> set[str]:
+    """The letters of options that are set off as letters, such as "B)" or "option B"."""
+    return {"".join(groups) for groups in _LETTER.findall(text)} & set(_letters(options))
+
+
+def texts_in(text: str, options: Sequence[str]) -> set[str]:
+    """The options whose text occurs, casefolded."""
     texts = sorted((option.strip() for option in options if option.strip()), key=len, reverse=True)
-    if letters or not texts:
-        return None
+    if not texts:
+        return set()
     # Longest first, so that "no increase" does not also count as "increase".
     pattern = rf"(?<![\w.])(?:{'|'.join(map(re.escape, texts))})(?!\w|\.\d)"
-    found = {occurrence.casefold() for occurrence in re.findall(pattern, text, re.IGNORECASE)}
-    return _canonical_choice(found.pop(), options) if len(found) == 1 else None
+    return {occurrence.casefold() for occurrence in re.findall(pattern, text, re.IGNORECASE)}
 
 
 def _letters(options: Sequence[str]) -> str:

@@ -66,6 +66,7 @@ SYSTEMS = {
     "bridge_comparisons": System(
         "bridge, comparisons in the text made again", "bridge", {"amplify.checks": ["comparisons"]}
     ),
+    "bridge_options": System("bridge, options called by their own letters", "bridge", {"amplify.checks": ["options"]}),
     "bridge_reanswer": System("bridge, answered again from the text", "bridge", {"amplify.checks": ["reanswer"]}),
 }
 ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it

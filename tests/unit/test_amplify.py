@@ -130,6 +130,13 @@ def test_a_wrong_comparison_is_not_kept_and_the_next_reply_is_tried() -> None:
     assert (record["rationale"], record["turned_away"], record["attempts"]) == ("4 is less than 5.", ["comparisons"], 2)
 
 
+def test_reasoning_towards_another_option_is_not_kept_and_the_next_reply_is_tried() -> None:
+    away = "Six is above five, so 4 mg, option B.\nAnswer: B"
+    script = Script(away, "Six is above five, so 9 mg, option B.\nAnswer: B", away, away)
+    record = run(CHOICE, script, checks=["options"])
+    assert (record["rationale"], record["turned_away"]) == ("Six is above five, so 9 mg, option B.", ["options"])
+
+
 def test_hinted_tries_are_checked_too() -> None:
     wrong = ["No.\nAnswer: 5"] * 2
     hinted = "2 + 1 = 4.\nAnswer: 4"

@@ -45,7 +45,7 @@ def test_a_bare_off_is_the_control_that_it_is_called() -> None:
     unverified = config.load("demo", ["amplify.verify=off"]).amplify
     assert (unverified.verify, unverified.checks) == ("off", ()), "checks look at verified replies"
     checked = config.load("demo")
-    assert checked.amplify.checks == ("arithmetic", "comparisons")
+    assert checked.amplify.checks == ("arithmetic", "comparisons", "options")
     assert config.changed(checked, {"amplify.verify": "off"}, "a sweep's trial").amplify == unverified
 
 

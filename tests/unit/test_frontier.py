@@ -55,7 +55,7 @@ UNUSUAL = (
     "evaluate.by_entropy=true",
     "amplify.verify=off",
     "amplify.verify=self_consistency",
-    "amplify.checks=[majority, likeliest, arithmetic, comparisons, reanswer]",
+    "amplify.checks=[majority, likeliest, arithmetic, comparisons, options, reanswer]",
     "student.control=answers_only",
     "ta.taught=false",
 )
@@ -68,7 +68,7 @@ def test_every_system_s_line_validates_on_unusual_recipes_too(recipe: str, field
     made = {name: configured(settings, name) for name in SYSTEMS}
     assert not any(one.evaluate.by_entropy for one in made.values()), "a cell has one system, and no use for it"
     verified = "self_consistency" if "self" in field else "gold"
-    for asked in ("majority", "likeliest", "arithmetic", "comparisons", "reanswer"):
+    for asked in ("majority", "likeliest", "arithmetic", "comparisons", "options", "reanswer"):
         amplify = made[f"bridge_{asked}"].amplify
         assert (amplify.checks, amplify.verify) == ((asked,), verified), "a check looks at verified replies"
     assert made["bridge"].amplify == settings.amplify
