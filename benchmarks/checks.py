@@ -130,16 +130,17 @@ def by_type(judged: Sequence[Judged], name: str) -> dict[str, Any]:
 
 
 def rule(judged: Sequence[Judged], name: str) -> dict[str, Any]:
-    found = {"rows": len(judged), **shares([one.verdicts[name] for one in judged if name in one.kept])}
+    kept = [one.verdicts[name] for one in judged if name in one.kept]
+    found = {"rows": len(judged), "kept": len(kept)} | shares(kept)
     if name in (ANSWER, HINTED):
         return found
     lost = [one.verdicts[ANSWER] for one in judged if ANSWER in one.kept and one.kept[ANSWER] != one.kept.get(name)]
-    return found | {"turned_away": shares(lost)}
+    return found | {"turned_away": {"rationales": len(lost)} | shares(lost)}
 
 
-def shares(verdicts: Sequence[str]) -> dict[str, Any]:
-    said = {name: verdicts.count(name) / len(verdicts) if verdicts else None for name in ("expert", "wrong")}
-    return {"kept": len(verdicts)} | {name: None if one is None else round(one, 4) for name, one in said.items()}
+def shares(verdicts: Sequence[str]) -> dict[str, float | None]:
+    said = ("expert", "wrong")
+    return {name: round(verdicts.count(name) / len(verdicts), 4) if verdicts else None for name in said}
 
 
 async def measure(model: str, asked: Sequence[Mapping[str, Any]], settings: Amplify, seed: int) -> dict[str, Any]:

@@ -60,11 +60,6 @@ def run_init(work: Work, source: str, keep: int | None, changes: Mapping[str, An
     return export.prune_layers(directory, keep, [prompts.chat(prompts.REASON, row) for row in rows], out)
 
 
-def _spread(student: Student) -> int:
-    """1 where a phase goes from easy to hard: one without time for all its lessons no longer leaves out the hardest."""
-    return int(any(phase.order == "easy_to_hard" for phase in student.curriculum))
-
-
 def bridge_stage(
     unverified: bool,
     student: Student,
@@ -78,7 +73,7 @@ def bridge_stage(
     """``unverified``: amplify's rationales were not checked (``verify: off``), and are learnt from all the same."""
     inputs = {"corpus": corpus, "select": select, "init": init, "amplify": amplify}
     work = partial(run_bridge, student=student, unverified=unverified, seed=seed)
-    return Stage("train_student", 3 + _spread(student), _identity(student, training, seed), inputs, work)
+    return Stage("train_student", _version(student, 3), _identity(student, training, seed), inputs, work)
 
 
 def run_bridge(work: Work, student: Student, unverified: bool, seed: int) -> dict[str, Any]:
@@ -103,13 +98,8 @@ def labels(corpus: pa.Table, written: pa.Table) -> pa.ChunkedArray:
 def labels_stage(student: Student, training: Training, seed: int, corpus: Stage, select: Stage, init: Stage) -> Stage:
     """Answers alone, which need no teacher; *select* says how difficult they are."""
     inputs = {"corpus": corpus, "select": select, "init": init}
-    return Stage(
-        "train_labels",
-        1 + _spread(student),
-        _identity(student, training, seed),
-        inputs,
-        partial(run_labels, student, seed),
-    )
+    work = partial(run_labels, student, seed)
+    return Stage("train_labels", _version(student, 1), _identity(student, training, seed), inputs, work)
 
 
 def run_labels(student: Student, seed: int, work: Work) -> dict[str, Any]:
@@ -135,7 +125,7 @@ def direct_stage(
     name = "train_direct_labels" if labelled else "train_direct"
     inputs = {"corpus": corpus, "select": select, "init": init, "teach": teach}
     work = partial(run_direct, labelled=labelled, student=student, seed=seed)
-    return Stage(name, 3 + _spread(student), _identity(student, training, seed), inputs, work)
+    return Stage(name, _version(student, 3), _identity(student, training, seed), inputs, work)
 
 
 def run_direct(work: Work, labelled: bool, student: Student, seed: int) -> dict[str, Any]:
@@ -157,6 +147,14 @@ def _train(work: Work, rows: dict[str, pa.Table], epoch_rows: int, student: Stud
     epoch = updates_per_epoch(epoch_rows, work.training.global_batch)
     phases = resolved(student.curriculum, student.control, epoch)
     return teach_model(work, init, None, rows, phases, student.train, seed, mixed=student.control == "joint")
+
+
+def _version(student: Student, shuffled: int) -> int:
+    """One more where a phase goes from easy to hard, since a short one no longer leaves out its hardest lessons.
+
+    Elsewhere nothing has changed, so stages are found again.
+    """
+    return shuffled + any(phase.order == "easy_to_hard" for phase in student.curriculum)
 
 
 def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:

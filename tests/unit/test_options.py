@@ -59,6 +59,7 @@ def test_no_expert_s_rationale_is_turned_away() -> None:
 
 @pytest.mark.skipif(not AQUA.is_file(), reason="the labelled data in ../shared/data is not here")
 def test_no_human_rationale_is_turned_away() -> None:
+    """Four of them give a letter beside an option's text; the others must not be mistaken for such."""
     rows = [json.loads(line) for line in AQUA.read_text().splitlines()]
     options = [[option.partition(")")[2] for option in row["options"]] for row in rows]
     assert len(rows) > 200
