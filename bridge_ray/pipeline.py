@@ -144,9 +144,13 @@ def read(config: Config, payer: teach.Payer | None = None) -> Run:
 
 
 def check_terms(run: Run) -> None:
-    """Raise UserError where the teacher has no price or key, or the cap could buy nothing."""
+    """Raise UserError where the teacher has no price, its key file no key, or the cap could buy nothing.
+
+    A plan may be made before anybody has a key: who buys has ``provider.check`` ask for one.
+    """
     price_of(run.config.teacher)
-    api_key(run.config.teacher)
+    if run.config.teacher.key_file is not None:
+        api_key(run.config.teacher)
     _check_cap(run)
 
 

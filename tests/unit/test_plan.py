@@ -260,10 +260,15 @@ def test_where_all_is_paid_nothing_is_bought_at_worst(run: Run) -> None:
     assert teach["expected"]["queries"] == teach["worst"]["queries"] == teach["worst"]["usd"] == 0
 
 
-def test_where_teach_is_done_nothing_is_bought(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_takes_no_key(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_key = plan(run)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert plan(run) == with_key
+
+
+def test_where_teach_is_done_nothing_is_bought(run: Run) -> None:
     rank(*range(8))
     finish("teach", {"queries": 6, "usd": 0.25})
-    monkeypatch.delenv("OPENAI_API_KEY")
     found = plan(run)
     assert found["teacher"]["teach"]["paid"] == {
         "queries": 6,
