@@ -27,6 +27,8 @@ _NUMBER = re.compile(r"(?<![\w.])[-+−]?[$€£]?[-+]?(?:\d{1,3}(?:,\d{3})+(?!\
 # A letter set off as one: "B)", "(B)", "option B", or a line that is "B" or begins with "B." or "B:".
 _LETTER = re.compile(r"(?<!\w)([A-Z])\)|\b[Oo]ption\s+([A-Z])\b|^\s*([A-Z])(?=[.:]|\s*$)", re.MULTILINE)
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
+# What punctuation may stand before: the sign of a number, which is part of it.
+_SIGN = re.compile(rf"[\s{re.escape(string.punctuation)}]*?((?:[-−]|[<>≤≥]=? ?)[$€£]?\.?\d)")
 _ARTICLES = re.compile(r"^(?:the|an|a)\s+")
 
 
@@ -107,7 +109,8 @@ def _choice_within(text: str, options: Sequence[str]) -> str | None:
     if len(letters) == 1:
         return letters.pop()
     found = set() if letters else texts_in(text, options)
-    return _canonical_choice(found.pop(), options) if len(found) == 1 else None
+    named = [option for option in options if option.strip().casefold() in found]
+    return _letters(options)[options.index(named[0])] if len(named) == 1 else None
 
 
 def letters_in(text: str, options: Sequence[str]) -> set[str]:
@@ -133,9 +136,10 @@ def _canonical_choice(value: str, options: Sequence[str]) -> str:
     letter = value.strip("(). ").upper()
     if len(letter) == 1 and letter in _letters(options):
         return letter
-    texts = [_fold(option) for option in options]
-    if texts.count(_fold(value)) == 1:
-        return _letters(options)[texts.index(_fold(value))]
+    for spelt in (str.strip, str.casefold, _fold):  # options may differ in case or in a sign alone: the closest first
+        same = [place for place, option in enumerate(options) if spelt(option) == spelt(value) != ""]
+        if len(same) == 1:
+            return _letters(options)[same[0]]
     raise ValueError(f"{value!r} is neither the letter nor the text of one of the {len(options)} options")
 
 
@@ -175,4 +179,7 @@ def _canonical_text(value: str) -> str:
 
 
 def _fold(value: str) -> str:
-    return " ".join(value.casefold().split()).strip(string.punctuation + " ")
+    """Casefolded words without outer punctuation, but for a number's sign: -5 is not 5."""
+    words = " ".join(value.casefold().split()).rstrip(string.punctuation + " ")
+    sign = _SIGN.match(words)
+    return words[sign.start(1) :].replace("−", "-") if sign else words.lstrip(string.punctuation + " ")

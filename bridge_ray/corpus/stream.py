@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from bridge_ray import records, storage
 from bridge_ray.config import Corpus
-from bridge_ray.corpus.sources.columns import example_of, fields_of, infer, mapping
+from bridge_ray.corpus.sources.columns import Census, census, example_of, fields_of, infer, mapping
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.stage import Stage, Work
@@ -146,23 +147,21 @@ def _answer_type(corpus: Corpus, pieces: Sequence[Piece]) -> str:
     """The narrowest that every answer of the corpus has, as of a corpus in one piece."""
     import ray
 
-    kinds = set(ray.get([ray.remote(answer_type).remote(piece, corpus) for piece in pieces])) - {None}
-    if "choice" in kinds:
-        return "choice"
-    return kinds.pop() if len(kinds) == 1 else "text"
+    return infer(sum(ray.get([ray.remote(answers).remote(piece, corpus) for piece in pieces]), census([])))
 
 
-def answer_type(piece: Piece, corpus: Corpus) -> str | None:
-    """That of a piece alone; None where it has no answers."""
-    rows = []
+def answers(piece: Piece, corpus: Corpus) -> Census:
+    """What the piece's answers are; rows that cannot be read are left out."""
+    found, number = census([]), piece.first
     for batch, columns in _batches(piece, corpus, ("options", "answer")):
+        rows = []
         for row in batch.to_pylist():
-            try:
-                rows.append(fields_of("row", row, columns))
-            except UserError:
-                continue
-    answered = any(row["answer"] is not None or row["options"] for row in rows)
-    return infer(rows) if answered else None
+            number += 1
+            label = f"{corpus.path} row {number}"
+            with suppress(UserError):
+                rows.append((label, fields_of(label, row, columns)))
+        found += census(rows)
+    return found
 
 
 def write_piece(piece: Piece, corpus: Corpus, kind: str, out: str) -> Counter[str]:

@@ -16,6 +16,8 @@ from bridge_ray.answers.verify import chance, majority, matches
 
 DOSES = ("10 mg", "110 mg", "no dose")
 TREND = ("increase", "no increase")
+SIGNS = ("-5%", "5%", "<5%", ">5%")
+UNITS = ("mg", "MG", "kg")
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,14 @@ TREND = ("increase", "no increase")
         ("B", "choice", DOSES, "B"),
         ("(c)", "choice", DOSES, "C"),
         ("110 MG.", "choice", DOSES, "B"),
+        ("-5%", "choice", SIGNS, "A"),
+        ("+5%", "choice", SIGNS, "B"),
+        ("−5", "choice", SIGNS, "A"),
+        ("> 5%.", "choice", (">5 %", "> 5%", "5"), "B"),
+        ("MG", "choice", UNITS, "B"),
+        ("Kg.", "choice", UNITS, "C"),
+        ("C", "choice", ("C++", "Java", "Rust"), "C"),
+        ("c++", "choice", ("Java", "C", "C++"), "C"),
         (True, "boolean", (), "yes"),
         (False, "boolean", (), "no"),
         ("Yes", "boolean", (), "yes"),
@@ -39,6 +49,7 @@ TREND = ("increase", "no increase")
         (42, "number", (), "42"),
         ("+7.", "number", (), "7"),
         ("  The  Supreme\tCourt. ", "text", (), "supreme court"),
+        ('- "−5 degrees".', "text", (), "-5 degrees"),
     ],
 )
 def test_canonical(value, answer_type, options, expected):
@@ -50,6 +61,7 @@ def test_canonical(value, answer_type, options, expected):
     [
         ("D", "choice", DOSES),
         ("20 mg", "choice", DOSES),
+        ("Mg", "choice", UNITS),
         ("x", "choice", ("same", "same")),
         ("same", "choice", ("same", "same")),
         ("perhaps", "boolean", ()),
@@ -110,6 +122,12 @@ def test_canonical_refuses(value, answer_type, options):
         ("A dose of something", "choice", DOSES, None),
         ("there was no increase", "choice", TREND, "B"),
         ("there was an increase", "choice", TREND, "A"),
+        ("Answer: -5%", "choice", SIGNS, "A"),
+        ("Answer: it fell, -5%", "choice", SIGNS, "A"),
+        ("Answer: 5", "choice", ("-5", "10", "3"), None),
+        ("Answer: Mg", "choice", UNITS, None),
+        ("It is MG", "choice", UNITS, None),
+        ("It is kg", "choice", UNITS, "C"),
         ("Answer: The Supreme Court.", "text", (), "supreme court"),
         ("The Supreme Court.", "text", (), None),
         ("", "number", (), None),

@@ -7,6 +7,7 @@ import json
 import operator
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from bridge_ray import records
 from bridge_ray.answers import prompts
 from bridge_ray.config import Corpus
-from bridge_ray.corpus import duplicates, generated
+from bridge_ray.corpus import duplicates, generated, stream
 from bridge_ray.corpus.examples import Example
 from bridge_ray.corpus.generated import medical, template
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.sources import RECORDED, SOURCES, legalbench_expert
+from bridge_ray.corpus.sources.columns import infer
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
 
@@ -285,6 +287,42 @@ def test_one_answer_type_is_inferred_for_the_file(tmp_path, answers, answer_type
     examples = load(write(tmp_path, [{"q": "Q?", "a": answer} for answer in answers]), seed=0)
     assert {row.answer_type for row in examples} == {answer_type}
     assert [row.answer for row in examples] == canonical
+
+
+ODD = [{"q": "Q?", "a": answer} for answer in ("1,200", "12.0", *range(20), "N/A", "none")]
+
+
+def test_a_few_odd_answers_do_not_turn_numbers_into_texts(tmp_path):
+    """As texts "1,200" and "1200" would be two answers, and nobody would be told."""
+    with pytest.raises(UserError, match="line 23: answer 'N/A' is not a number, and 22 of 24 answers are; fix it, or"):
+        load(write(tmp_path, ODD), seed=0)
+    kept = load(write(tmp_path, ODD, answer_type="text"), seed=0)
+    assert [kept[0].answer, kept[-1].answer] == ["1,200", "none"]
+
+
+def test_nor_do_they_in_a_corpus_that_is_read_piece_by_piece(tmp_path):
+    rows = [{"q": "Q?", "a": str(row["a"])} for row in ODD]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "c.parquet", row_group_size=8)
+    corpus = Corpus(source="parquet", path=str(tmp_path), columns={"question": "q", "answer": "a"})
+    [piece] = stream.pieces(corpus)
+    found = stream.answers(piece, corpus)
+    with pytest.raises(UserError, match="row 23: answer 'N/A' is not a number, and 22 of 24 answers are"):
+        infer(found)
+    first, second = (replace(piece, groups=groups) for groups in ((0,), (1, 2)))
+    later = replace(second, first=8, rows=16)
+    assert stream.answers(replace(first, rows=8), corpus) + stream.answers(later, corpus) == found
+
+
+@pytest.mark.parametrize("answer", ["A", " B "])
+def test_a_letter_that_is_another_options_text_is_refused(tmp_path, answer):
+    rows = [{"key": 1, "q": "Which group?", "o": ["O", "A", "B", "AB"], "a": answer}]
+    with pytest.raises(UserError, match="line 1: answer: '.' is option .'s letter and option .'s text: say "):
+        load(write(tmp_path, rows, columns=COLUMNS), seed=0)
+    rows[0]["a"] = f"{answer.strip()})"
+    assert load(write(tmp_path, rows, columns=COLUMNS), seed=0)[0].answer == answer.strip()
+    for plain, letter in (("O", "A"), ("AB", "D"), ("C", "C")):
+        rows[0]["a"] = plain
+        assert load(write(tmp_path, rows, columns=COLUMNS), seed=0)[0].answer == letter
 
 
 @pytest.mark.parametrize(

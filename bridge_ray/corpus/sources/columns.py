@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ from bridge_ray.corpus.examples import Example
 from bridge_ray.errors import UserError
 
 REQUIRED_IN_EVERY_ROW = ("question", "id")
+NARROW = ("boolean", "number")  # answer types that can be told from the answers
+NEARLY_ALL = 0.9  # of the answers: the others are rather mistakes than texts
+LETTERS = string.ascii_uppercase  # of options
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -30,7 +35,7 @@ def examples(rows: Iterable[tuple[str, Mapping[str, Any]]], corpus: Corpus) -> l
     columns = mapping(corpus, {name for _, row in labelled for name in row})
     _check_columns(labelled, columns)
     fields = [(label, fields_of(label, row, columns)) for label, row in labelled]
-    answer_type = corpus.answer_type or infer([values for _, values in fields])
+    answer_type = corpus.answer_type or infer(census(fields))
     default = Path(corpus.path or "").name.partition(".")[0]
     return [
         example_of(label, number, values, answer_type, default)
@@ -55,14 +60,46 @@ def mapping(corpus: Corpus, available: Collection[str]) -> Mapping[str, str]:
     return found
 
 
-def infer(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The narrowest answer type that every given answer of the file has: one type per file."""
-    if any(row["options"] for row in rows):
+@dataclass(frozen=True)
+class Census:
+    """Of some rows: whether one has options, how many have an answer, and for each type of NARROW how many of the
+    answers are of it and which is the first that is not, with its label."""
+
+    options: bool
+    answers: int
+    of: Mapping[str, int]
+    odd: Mapping[str, str]
+
+    def __add__(self, other: Census) -> Census:
+        """Of these rows and of others that come behind them."""
+        of = {name: self.of[name] + other.of[name] for name in NARROW}
+        return Census(self.options or other.options, self.answers + other.answers, of, {**other.odd, **self.odd})
+
+
+def census(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> Census:
+    """Of (label, fields) pairs."""
+    given = [(label, values["answer"]) for label, values in rows if values["answer"] is not None]
+    others = {name: [one for one in given if not _is(one[1], name)] for name in NARROW}
+    of = {name: len(given) - len(some) for name, some in others.items()}
+    odd = {name: f"{some[0][0]}: answer {str(some[0][1])[:40]!r}" for name, some in others.items() if some}
+    return Census(any(values["options"] for _, values in rows), len(given), of, odd)
+
+
+def infer(found: Census) -> str:
+    """The narrowest answer type that every given answer of the file has: one type per file.
+
+    Raises UserError where nearly all answers have one: taken as texts, "1,200" and "1200" would be two answers.
+    """
+    if found.options:
         return "choice"
-    answers = [row["answer"] for row in rows if row["answer"] is not None]
-    for answer_type in ("boolean", "number"):
-        if answers and all(_is(answer, answer_type) for answer in answers):
-            return answer_type
+    for name in NARROW:
+        if name not in found.odd:
+            return name if found.answers else "text"
+        if found.of[name] >= NEARLY_ALL * found.answers:
+            raise UserError(
+                f"{found.odd[name]} is not a {name}, and {found.of[name]:,} of {found.answers:,} answers are; fix it, "
+                "or set corpus.answer_type (text compares the answers as texts)"
+            )
     return "text"
 
 
@@ -147,6 +184,17 @@ def _answer(label: str, value: object, answer_type: str, options: Sequence[str])
     if value is None:
         return None
     try:
-        return canonical(value, answer_type, options)
+        answer = canonical(value, answer_type, options)
+        _check_unequivocal(str(value).strip(), answer, options)
+        return answer
     except ValueError as error:
         raise UserError(f"{label}: answer: {error}; fix the row or set corpus.answer_type") from error
+
+
+def _check_unequivocal(value: str, letter: str, options: Sequence[str]) -> None:
+    """Raise ValueError for an answer that is one option's letter and another one's text: a blood group of O, A, B, AB.
+
+    A model is asked for letters, so a reply's A is one; what a file's A means, only its author knows.
+    """
+    if value in options and (other := LETTERS[options.index(value)]) != letter:
+        raise ValueError(f"{value!r} is option {letter}'s letter and option {other}'s text: say {letter}) or {other})")
