@@ -39,13 +39,15 @@ class Settings:
     """How to ask.
 
     ``asks`` writes what may be asked of a question: first this, then, if the answer is wrong, the next. ``price`` is
-    what they cost, ``max_usd`` in US dollars; ``beat`` and ``lapse`` (seconds) are of claims.
+    what they cost, ``max_usd`` in US dollars; ``beat`` and ``lapse`` (seconds) are of claims. Where of the first
+    ``in_vain`` questions not one has a rationale that holds, no others are asked: something is wrong with how they are.
     """
 
     asks: Callable[[Question], list[Ask]]
     price: Price
     concurrency: int = 8
     max_usd: float | None = None
+    in_vain: int | None = None
     beat: float = BEAT
     lapse: float = LAPSE
 
@@ -100,8 +102,8 @@ async def buy(
     """Ask the questions in order until ``limit`` queries or ``settings.max_usd`` are used up, or the account is.
 
     A walk that was interrupted goes on under the same account and buyer, and one that was finished buys nothing again.
-    Raises UserError when the provider refuses the key or the model, or seems to be down; answers bought by then are
-    kept, and so are those that were on their way.
+    Raises UserError when the provider refuses the key or the model, or seems to be down, or its answers are of no use
+    (``settings.in_vain``); answers bought by then are kept, and so are those that were on their way.
     """
     budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
     if isinstance(client, BatchClient):
@@ -144,6 +146,7 @@ class _Walk:
         self._closed = False  # the budget has ended: no ask that has no room held for it may be used any more
         self.unpaid = False  # the account has: answers that are there may be used, none is bought
         self._failures = 0  # in a row
+        self._in_vain: int | None = 0  # questions without a rationale that holds; None once one has one
 
     async def run(self, ranking: Sequence[Question]) -> list[Row]:
         try:
@@ -205,7 +208,24 @@ class _Walk:
             return None
         self._on_progress(self.counters())
         attempts = sum(self._budget.attempts[ask.key] for ask in asks[: len(judged)])
-        return record(question, judged, attempts, self._budget.cost)
+        row = record(question, judged, attempts, self._budget.cost)
+        self._check_use(question, row)
+        return row
+
+    def _check_use(self, question: Question, row: Row) -> None:
+        """Raise UserError where all that was paid for so far is of no use: cut off, or wrong by the gold answers."""
+        if row["error"] is None and row["verified"] is not False:
+            self._in_vain = None
+        if self._in_vain is None or isinstance(self._client, BatchClient):  # a batch is paid for when it comes
+            return
+        self._in_vain += 1
+        if self._in_vain == self._settings.in_vain:
+            gold = f"the answer is {row['answer']!r}, and {question['answer']!r} in the corpus"
+            raise UserError(
+                f"teacher.model {self._client.model}: of the first {self._in_vain} questions none has a rationale that "
+                f"holds (id {question['key']}: {row['error'] or gold}); paid answers are kept: mend it (a longer "
+                "teacher.max_tokens, another corpus.answer_type), and run again"
+            )
 
     async def _outcome(self, ask: Ask, held: list[Ask]) -> Reply | Failure | None:
         """The run's own answer, or a stored one, or a bought one; None when there is no room for it."""

@@ -25,6 +25,8 @@ from bridge_ray.teacher.buy import Counters, Purchases, Settings, buy
 from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.store import Store, open_store
 
+IN_VAIN = 30  # questions of which not one is answered as the corpus has it: no teacher worth its price does that
+
 
 class Unpaid(UserError):
     """The account that pays for several runs has no room for what a run needs."""
@@ -85,7 +87,7 @@ def run(work: Work, terms: Terms, limit: int, max_usd: float | None) -> dict[str
     selection = storage.read_table(storage.join(work.inputs["select"], "selection.parquet"))
     ranking = corpus.take(selection["id"]).to_pylist()  # ids are positions in the training split
     with work.progress.task("teach", limit, "queries") as task:
-        purchases = purchase(ranking, terms, work, limit, max_usd, task)
+        purchases = purchase(ranking, terms, work, limit, max_usd, task, IN_VAIN)
     rows = pa.Table.from_pylist(purchases.rows, schema=records.RATIONALE)
     storage.write_table(storage.join(work.out, "rationales.parquet"), rows)
     inputs = Inputs(work.inputs["corpus"], work.inputs["embed"])
@@ -100,7 +102,13 @@ def run(work: Work, terms: Terms, limit: int, max_usd: float | None) -> dict[str
 
 
 def purchase(
-    ranking: list[Mapping[str, Any]], terms: Terms, work: Work, limit: int, max_usd: float | None, task: Task
+    ranking: list[Mapping[str, Any]],
+    terms: Terms,
+    work: Work,
+    limit: int,
+    max_usd: float | None,
+    task: Task,
+    in_vain: int | None = None,
 ) -> Purchases:
     """Ask the teacher the questions in order, at most ``limit`` queries and ``max_usd`` US dollars, for a stage."""
     teacher = terms.teacher
@@ -109,6 +117,7 @@ def purchase(
         price=price_of(teacher),
         concurrency=teacher.concurrency if teacher.mode == "chat" else limit,  # nobody waits for a batch's answers
         max_usd=max_usd,
+        in_vain=in_vain,
     )
     store = open_store(terms.store)
     account = _account(store, terms, work, limit, max_usd)

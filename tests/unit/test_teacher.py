@@ -47,6 +47,7 @@ SETTINGS = how()
 def question(number: int, gold: str | None = None) -> dict[str, Any]:
     return {
         "id": number,
+        "key": f"row-{number}",
         "question": f"What is {number} plus {number}?",
         "context": "",
         "options": [],
@@ -435,6 +436,26 @@ def test_a_provider_that_is_down_ends_the_walk(store: Store) -> None:
     with pytest.raises(UserError, match="503.*run again"):
         walk(broken.app(), store, 100, how(concurrency=2), attempts=2)
     assert broken.sent <= 2 * (GIVE_UP + 1)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (completion("I think and think", "length"), "id row-[0-9]+: .*cut off.*; paid answers are kept.*max_tokens"),
+        (completion("So.\nAnswer: 99"), "id row-[0-9]+: the answer is '99', and '[0-9]+' in the corpus"),
+    ],
+)
+def test_a_walk_ends_where_all_that_it_has_paid_for_is_of_no_use(store: Store, reply: web.Response, says: str) -> None:
+    broken = Broken(reply)
+    with pytest.raises(UserError, match=f"of the first 5 questions none has a rationale that holds .{says}"):
+        walk(broken.app(), store, 100, how(concurrency=2, in_vain=5))
+    assert broken.sent <= 2 * (5 + 2)  # asks of a row, guided too; rows, and those on their way
+    assert owed(store).queries == broken.sent
+
+
+def test_it_goes_on_where_one_answer_was_right(store: Store) -> None:
+    bought, _ = walk(Broken(GOOD).app(), store, 100, how(concurrency=2, in_vain=5))  # right about the first one alone
+    assert [row["verified"] for row in bought.rows] == [True] + [False] * 11
 
 
 # --- prices, keys, addresses
