@@ -32,6 +32,7 @@ from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import percent
 from bridge_ray.report.write import versions
+from bridge_ray.selection.rank import examples_in_budget
 from bridge_ray.stage import Done, Stage, done, perform
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
@@ -99,11 +100,28 @@ def prepare(settings: Config, asked: Grid) -> Frontier:
     questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
     frontier = Frontier(base, asked, planned, kept, questions)
     teaching = [one for one in missing if _will_ask(one, base.root)]
+    _check_bounded(settings, teaching)
     for one in teaching:
         pipeline.check_terms(Run(one.config, base.corpus, {}, base.root))
     if teaching:
         provider.check(settings.teacher, settings.corpus)
     return frontier
+
+
+def _check_bounded(settings: Config, teaching: Sequence[Planned]) -> None:
+    """Raise UserError where money would be spent without a bound: the recipe's fraction is none here, as ``budgets``
+    stand in its place, and the default ones buy the whole corpus."""
+    if not teaching or settings.teacher.standin is not None or grid.payer(settings) is not None:
+        return
+    most: defaultdict[tuple[int, bool], int] = defaultdict(int)  # seeds share no question in the worst case
+    for one in teaching:
+        rows, tested = one.cell.rows, not one.cell.budget
+        queries = (one.config.corpus.test or 0) if tested else examples_in_budget(rows, one.config.budget)
+        most[one.cell.seed, tested] = max(most[one.cell.seed, tested], queries)
+    raise UserError(
+        f"budget: this frontier may take {sum(most.values()):,} queries of {settings.teacher.model}, and nothing "
+        "bounds the bill (budget.fraction does not: --budgets stands in its place); set budget.max_usd"
+    )
 
 
 def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict[tuple[int, int], pa.Table]) -> Planned:

@@ -610,6 +610,26 @@ def test_the_teacher_s_terms_are_looked_at_before_anything_is_written(tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("systems", "queries"), [(("direct", "bridge", "labels"), 2 * 48), (("direct", "teacher"), 2 * (48 + 12))]
+)
+def test_a_frontier_of_a_paid_teacher_needs_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systems: tuple[str, ...], queries: int
+) -> None:
+    """The recipe's 5 % are none: the budgets of the grid stand in its place, 100 % among them."""
+    monkeypatch.setattr(run.provider, "check", lambda *_: None)
+    hosted = [f"storage={tmp_path}", "teacher.standin=null", "budget.fraction=0.05"]
+    asked = grid(systems, [0.25, 1.0], 2)
+    with pytest.raises(
+        UserError, match=f"budget: this frontier may take {queries} queries of stand-in-expert.*max_usd"
+    ):
+        run.prepare(config.load(str(TINY), hosted), asked)
+    assert not list(tmp_path.iterdir())
+    for bound in ("budget.max_usd=5", "budget.max_queries=50", "budget.account={name: team, max_usd: 5}"):
+        run.prepare(config.load(str(TINY), [*hosted, bound]), asked)
+    run.prepare(config.load(str(TINY), hosted), grid(("labels", "guess"), [0.25], 1))
+
+
 def test_a_frontier_has_a_status_and_is_no_run(tmp_path: Path) -> None:
     home = tmp_path / "runs" / "three-domains"
     storage.write_json(str(home / "frontier.json"), made_up() | {"missing": [{}, {}]})
