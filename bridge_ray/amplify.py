@@ -34,7 +34,7 @@ from bridge_ray.config import TA, Amplify
 from bridge_ray.inference import models
 from bridge_ray.inference.compact import Summary
 from bridge_ray.inference.engine import Ask, RowFault, Sample
-from bridge_ray.inference.generate import Served, courses, reason
+from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.resumable import Pool, Rest, faults, resumable_map
 from bridge_ray.stage import Stage, Work
 
@@ -126,15 +126,16 @@ def explain(
     """
     source = storage.join(work.inputs["corpus"], "train")
     total = storage.count_rows(storage.files(source))
-    most = math.floor(settings.max_error_fraction * total + 1e-9)
     summary = Summary(partial(count, settings=settings), known)
-    _, counts = resumable_map(work, "amplify", source, pool, rest=rest, summary=summary, max_faults=most)
+    most = settings.max_error_fraction
+    _, counts = resumable_map(work, "amplify", source, pool, rest=rest, summary=summary, max_error_fraction=most)
     return metrics(counts, total, settings.checks) | {"faults": faults(counts)}
 
 
 def verified(rationales: pa.Table) -> pa.Table:
-    """The bought rationales that may be learnt from."""
-    return rationales.filter(pc.fill_null(rationales["verified"], False))
+    """The rationales that may be learnt from: those whose answer is gold, and the teacher's where there is no gold."""
+    trusted = pc.and_(pc.equal(rationales["source"], "teacher"), pc.is_valid(rationales["answer"]))
+    return rationales.filter(pc.coalesce(rationales["verified"], pc.fill_null(trusted, False)))
 
 
 def unchecked(bought: pa.Table, settings: Amplify) -> pa.Table:
@@ -152,7 +153,6 @@ def count(rows: pa.Table, settings: Amplify) -> Counter[str]:
     if "difficulty" in rows.column_names:
         tenths = np.minimum(9, (rows["difficulty"].to_numpy() * 10).astype(np.int64))
         counts.update(f"difficulty/{tenth}/{route}" for tenth, route in zip(tenths.tolist(), routes, strict=True))
-    counts.update(f"fault/{reason(error)}" for error in rows["error"].drop_null().to_pylist())
     if settings.checks:
         counts.update(f"check/{name}" for name in pc.list_flatten(rows["turned_away"]).to_pylist())
     tried = rows.filter(pc.not_equal(pc.fill_null(rows["source"], "failed"), "teacher"))

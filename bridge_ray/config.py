@@ -121,6 +121,7 @@ class Score(Model):
     temperature: Annotated[float, Field(gt=0)] = 0.7
     max_tokens: Positive = 128
     difficulty: Literal["entropy", "error"] = "entropy"
+    max_error_fraction: Share = 0.01  # of rows that cannot be asked, such as those that engine.max_model_len cuts off
 
 
 class Embed(Model):
@@ -385,6 +386,7 @@ class Evaluate(Model):
     temperature: Annotated[float, Field(gt=0)] = 0.7
     resamples: Positive = 2000  # of the bootstrap
     by_entropy: bool = False
+    max_error_fraction: Share = 0.01  # of questions that cannot be asked; what is left of them counts as wrong
 
     @model_validator(mode="after")
     def _scored(self) -> Evaluate:

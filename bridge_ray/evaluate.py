@@ -31,7 +31,7 @@ from bridge_ray.errors import UserError
 from bridge_ray.inference.engine import Ask, RowFault
 from bridge_ray.inference.generate import Served, courses
 from bridge_ray.inference.models import identity as model_identity
-from bridge_ray.inference.resumable import resumable_map
+from bridge_ray.inference.resumable import faults, resumable_map
 from bridge_ray.selection.entropy import tenths
 from bridge_ray.selection.score import ScoreCourse
 from bridge_ray.stage import Stage, Work
@@ -58,7 +58,7 @@ def stage(
     """``trained``: stage name -> stage, of at least those that the systems need. ``score``: how ``by_entropy`` asks."""
     inputs = {"corpus": corpus}
     inputs |= {MODELS[system]: trained[MODELS[system]] for system in settings.systems if system in MODELS}
-    unsaid = set() if settings.by_entropy else {"by_entropy"}
+    unsaid = {"max_error_fraction"} | (set() if settings.by_entropy else {"by_entropy"})
     parts: dict[str, Any] = {"evaluate": settings.model_dump(mode="json", exclude=unsaid), "seed": seed}
     scoring = ScoreCourse(score.samples, score.temperature, score.max_tokens) if settings.by_entropy else None
     if scoring is not None:
@@ -83,7 +83,7 @@ def run(
     test = storage.read_table(storage.join(work.inputs["corpus"], settings.split))
     local = [system for system in settings.systems if system not in ("teacher", "guess")]
     course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature, scoring)
-    found = _predict(work, test, local, ta, course, seed) if local else {}
+    found, failed = _predict(work, test, local, ta, course, seed, settings.max_error_fraction) if local else ({}, {})
     predictions = {system: rows.select(records.PREDICTION.names) for system, rows in found.items()}
     if "guess" in settings.systems:
         train = storage.read_table(storage.join(work.inputs["corpus"], "train"), ["answer", "answer_type"])
@@ -103,6 +103,7 @@ def run(
     return {
         "split": settings.split,
         "eval_queries": eval_queries,
+        "faults": failed,
         "systems": {
             system: summary(hits, groups, settings.resamples, seed) | {"unparsable": _unparsable(predictions[system])}
             for system, hits in correct.items()
@@ -134,9 +135,17 @@ def _mean_entropies(hardness: pa.Table) -> dict[str, float]:
 
 
 def _predict(
-    work: Work, test: pa.Table, systems: Sequence[str], ta: str, course: AnswerCourse, seed: int
-) -> dict[str, pa.Table]:
-    """Every system's predictions, one engine after another; a row is one system's answer to one question."""
+    work: Work,
+    test: pa.Table,
+    systems: Sequence[str],
+    ta: str,
+    course: AnswerCourse,
+    seed: int,
+    max_error_fraction: float,
+) -> tuple[dict[str, pa.Table], dict[str, int]]:
+    """Every system's predictions, one engine after another; a row is one system's answer to one question. And the
+    questions that could not be asked, by reason: they count as wrong.
+    """
     served = {
         system: Served(ta if system == "ta_base" else storage.join(work.inputs[MODELS[system]], "model"), seed=seed)
         for system in systems
@@ -144,12 +153,14 @@ def _predict(
     source = storage.join(work.out, "questions.parquet")
     storage.write_table(source, _questions(test, systems))
     pool = courses(work, served, course, records.PREDICTION if course.scoring is None else SCORED)
-    rows = storage.read_table(resumable_map(work, "evaluate", source, pool)[0])
+    location, counts = resumable_map(work, "evaluate", source, pool, max_error_fraction=max_error_fraction)
+    rows = storage.read_table(location)
     place = rows.schema.get_field_index("id")
-    return {
+    of_system = {
         system: rows.slice(number * test.num_rows, test.num_rows).set_column(place, "id", test["id"])
         for number, system in enumerate(systems)
     }
+    return of_system, faults(counts)
 
 
 def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:

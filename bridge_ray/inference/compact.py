@@ -49,7 +49,7 @@ def compact(sources: Sequence[str], out: str, summary: Summary | None, file_rows
     none that failed if there is another.
 
     ``out`` becomes a folder of files ``part-00000.parquet`` …, each of at most ``file_rows`` ids. Returns the summary's
-    counts, and the number of rows as ``rows``.
+    counts, the number of rows as ``rows``, and of those that failed as ``fault/REASON``.
     """
     import ray
 
@@ -100,6 +100,8 @@ def merge(files: Sequence[str], ids: tuple[int, int], out: str, summary: Summary
     rows = rows.take(first)
     storage.write_table(out, rows, GROUP_ROWS)
     counts = Counter(rows=rows.num_rows)
+    if "error" in rows.column_names:
+        counts.update(f"fault/{reason(error)}" for error in rows["error"].drop_null().to_pylist())
     if summary is None:
         return counts
     for location, columns in summary.beside.items():
@@ -119,3 +121,8 @@ def _between(files: Sequence[str], ids: tuple[int, int], columns: list[str] | No
     first, end = ids
     rows = ds.dataset(paths, filesystem=fs, format="parquet")
     return rows.to_table(columns, filter=(pc.field("id") >= first) & (pc.field("id") < end))
+
+
+def reason(error: str) -> str:
+    """What is counted of a row's error: the part before the colon is the same for all rows of its kind."""
+    return error.partition(": ")[0]

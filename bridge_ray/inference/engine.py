@@ -94,8 +94,9 @@ class Engine:
     ) -> list[Sample]:
         """``n`` replies to the messages; lower priorities go first.
 
-        Raises RowFault when the prompt leaves no room for a reply or the engine refuses it. A dead engine ends the
-        process, so that Ray restarts the actor and re-runs its rows.
+        Raises RowFault when the prompt leaves no room for a reply or the engine refuses it, and when a reply ends where
+        the room does and not where ``max_tokens`` does: so what is answered does not depend on engine.max_model_len. A
+        dead engine ends the process, so that Ray restarts the actor and re-runs its rows.
         """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -113,11 +114,15 @@ class Engine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         try:
-            return await self._final(ids, params, priority)
+            replies = await self._final(ids, params, priority)
         except EngineDeadError:
             os._exit(1)
         except ValueError as error:
             raise RowFault(f"the engine refused the prompt: {error}") from error
+        if room < max_tokens and not all(reply.finished for reply in replies):
+            length = self._settings.max_model_len
+            raise RowFault(f"a reply does not end within engine.max_model_len {length}: the prompt takes {len(ids)}")
+        return replies
 
     async def _final(self, ids: list[int], params: Any, priority: int) -> list[Sample]:
         number = str(next(self._numbers))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bridge_ray import storage
 from bridge_ray.config import Engine as EngineConfig
 from bridge_ray.inference import models
+from bridge_ray.inference.compact import reason
 from bridge_ray.inference.engine import Course, Engine, RowFault
 from bridge_ray.inference.resumable import Pool, keep_others
 from bridge_ray.inference.watchdog import Watchdog
@@ -188,8 +189,3 @@ class Telling:
         verdict: str | None = await self._totals.add.remote(amounts, reasons)
         if verdict is not None:
             raise TooManyFaults(verdict)
-
-
-def reason(error: str) -> str:
-    """What is counted of a row's error: the part before the colon is the same for all rows of its kind."""
-    return error.partition(": ")[0]

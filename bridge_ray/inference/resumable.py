@@ -59,13 +59,13 @@ def resumable_map(
     *,
     rest: Rest | None = None,
     summary: Summary | None = None,
-    max_faults: float = math.inf,
+    max_error_fraction: float = 1.0,
 ) -> tuple[str, Counts]:
     """Map the pool's actors over the Parquet rows at ``source``: a folder with one record per row in order of id.
 
     Returns the folder's location and the summary's counts, with the number of records as ``rows`` and the failed ones
     as ``fault/REASON``. Interrupted and called again, it continues with the rows that are not there yet, and tries
-    those again that failed. Raises UserError when more than ``max_faults`` rows have failed, and RuntimeError when
+    those again that failed. Raises UserError when more than that share of the rows has failed, and RuntimeError when
     records and rows are not as many.
     """
     out, marker = storage.join(work.out, "rows.parquet"), storage.join(work.out, "rows.json")
@@ -74,6 +74,7 @@ def resumable_map(
     if counts is None:
         local_ray.start()
         total = storage.count_rows(storage.files(source))
+        max_faults = math.floor(max_error_fraction * total + 1e-9)
         _map(work, name, source, pool, parts, total, rest, max_faults)
         sources = [storage.join(parts, "rows"), *([rest.records] if rest else [])]
         counts = compact(sources, out, summary)
@@ -96,7 +97,7 @@ def _check_conserved(name: str, rows: float, total: int) -> None:
 
 
 def _map(
-    work: Work, name: str, source: str, pool: Pool, parts: str, total: int, rest: Rest | None, max_faults: float
+    work: Work, name: str, source: str, pool: Pool, parts: str, total: int, rest: Rest | None, max_faults: int
 ) -> None:
     import ray
 

@@ -21,28 +21,31 @@ from bridge_ray.config import Score
 from bridge_ray.inference import models
 from bridge_ray.inference.engine import Ask, Sample
 from bridge_ray.inference.generate import Served, courses
-from bridge_ray.inference.resumable import resumable_map
+from bridge_ray.inference.resumable import faults, resumable_map
 from bridge_ray.selection.entropy import classes, entropy
 from bridge_ray.stage import Stage, Work
 
 
 def stage(settings: Score, ta: str, seed: int, corpus: Stage) -> Stage:
     identity = {
-        "score": settings.model_dump(mode="json", exclude={"difficulty"}),
+        "score": settings.model_dump(mode="json", exclude={"difficulty", "max_error_fraction"}),
         "ta": models.identity(ta),
         "seed": seed,
     }
     course = ScoreCourse(settings.samples, settings.temperature, settings.max_tokens)
-    return Stage("score", 1, identity, {"corpus": corpus}, partial(run, course=course, served=Served(ta, seed=seed)))
+    work = partial(run, course=course, served=Served(ta, seed=seed), max_error_fraction=settings.max_error_fraction)
+    return Stage("score", 1, identity, {"corpus": corpus}, work)
 
 
-def run(work: Work, course: ScoreCourse, served: Served) -> dict[str, Any]:
+def run(work: Work, course: ScoreCourse, served: Served, max_error_fraction: float) -> dict[str, Any]:
     source = storage.join(work.inputs["corpus"], "train")
-    rows, _ = resumable_map(work, "score", source, courses(work, served, course, records.SCORE))
+    pool = courses(work, served, course, records.SCORE)
+    rows, counts = resumable_map(work, "score", source, pool, max_error_fraction=max_error_fraction)
     table = storage.read_table(rows, ["tokens", "entropy", "share_correct", "answers", "error"])
     return {
         "rows": table.num_rows,
         "errored": len(table["error"].drop_null()),
+        "faults": faults(counts),
         "tokens": int(np.nansum(table["tokens"].to_numpy(zero_copy_only=False))),
         "mean_entropy": _mean(table["entropy"]),
         "share_correct": _mean(table["share_correct"]),

@@ -53,6 +53,13 @@ def teach_model(
         )
     storage.write_table(source, pa.concat_tables(lessons[pool] for pool in drawn))
     written = tokens.tokenise(source, init, work.training.seq_len, out)
+    if written.cut:
+        work.progress.console.print(
+            f"{work.stage}: {written.cut:,} of {sum(written.rows.values()):,} lessons are longer than training.seq_len "
+            f"{work.training.seq_len} and lose their ends, {written.prompt_only:,} of them all that is to be learnt; "
+            "raise it",
+            highlight=False,
+        )
     folders = {pool: storage.join(out, pool) for pool in written.rows}
     config = {"init": init, "seed": seed, **schedule.model_dump(mode="json"), **identity(work.training)}
     tracked = Tracked(work.training.trackers, work.run, work.stage, work.fingerprint, config)

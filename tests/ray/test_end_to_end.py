@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
@@ -159,3 +160,20 @@ def test_scores_are_one_row_per_training_example(finished: Finished) -> None:
     assert scores["id"].to_pylist() == list(range(48))
     assert all(len(samples) == 2 for samples in scores["samples"].to_pylist())
     assert all(0 <= entropy <= 1 for entropy in scores["entropy"].to_pylist())
+
+
+def test_questions_that_do_not_fit_end_a_stage_and_a_longer_model_len_goes_on(
+    tmp_path: Path, tiny_model: str, teacher_url: str
+) -> None:
+    """It is in no fingerprint, as what is answered does not depend on it: neither do replies that it cuts off."""
+    short = bridge_ray(*asked(tmp_path, tiny_model, teacher_url, "engine.max_model_len=96"), "--until", "score")
+    assert short.returncode == 2, short.stderr[-3000:]
+    said = re.search(r"score: (\d+) of 48 rows failed, and score.max_error_fraction allows 0: (.*)", short.stderr)
+    assert said is not None and int(said[1]) > 0, short.stderr[-3000:]
+    kinds = "(the prompt fills|a reply does not end within) engine.max_model_len 96"
+    assert re.fullmatch(rf"(\d+ x {kinds}(; )?)+", said[2].strip()), said[2]
+    longer = bridge_ray(*asked(tmp_path, tiny_model, teacher_url), "--until", "score")
+    assert longer.returncode == 0, longer.stderr[-3000:]
+    [score] = (tmp_path / "stages" / "score").iterdir()
+    assert read(score / "manifest.json")["metrics"]["errored"] == 0
+    assert storage.read_table(str(score / "rows.parquet"), ["error"])["error"].null_count == 48
