@@ -170,11 +170,10 @@ def _check_answers(config: Config, table: pa.Table) -> None:
     if config.amplify.verify != "gold":
         missing = missing.filter(pc.not_equal(missing["split"], "train"))
     if missing.num_rows:
-        source = config.corpus.path or config.corpus.source
-        raise UserError(
-            f"{source}: row with id {missing['key'][0].as_py()} has no answer; label it or remove it"
-            + (", or set amplify.verify=self_consistency" if missing["split"][0].as_py() == "train" else "")
-        )
+        source, train = config.corpus.path or config.corpus.source, table.filter(pc.equal(table["split"], "train"))
+        if train["answer"].null_count == train.num_rows:
+            raise UserError(f"{source}: no training row has an answer; set amplify.verify=self_consistency")
+        raise UserError(f"{source}: row with id {missing['key'][0].as_py()} has no answer; label it or remove it")
 
 
 def _check_cap(run: Run) -> None:

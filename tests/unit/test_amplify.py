@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics, stage
+from bridge_ray.amplify import AmplifyCourse, count, guess_rate, metrics, stage, verified
 from bridge_ray.answers.verify import majority
 from bridge_ray.config import TA, Amplify
 from bridge_ray.inference.engine import RowFault, Sample
@@ -259,6 +259,22 @@ ROWS = (
 )
 
 
+def test_the_teacher_is_trusted_where_there_is_no_gold_answer_to_compare_with() -> None:
+    """Else all that a corpus without labels has bought would be thrown away."""
+    rows = [
+        ("gold", "teacher", "4", True),
+        ("wrong", "teacher", "5", False),
+        ("unlabelled", "teacher", "4", None),
+        ("unreadable", "teacher", None, None),
+        ("cut off", None, None, None),
+        ("explained", "ta", "4", True),
+        ("not explained", "label_only", None, False),
+    ]
+    schema = pa.schema({"id": pa.string(), "source": pa.string(), "answer": pa.string(), "verified": pa.bool_()})
+    table = pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)
+    assert verified(table)["id"].to_pylist() == ["gold", "unlabelled", "explained"]
+
+
 def test_what_became_of_the_rows_is_counted_by_domain_and_difficulty() -> None:
     """By hand: four rows were tried and one of them was kept; two are boolean, which chance keeps with 5/16."""
     parts = [count(written(*some), Amplify(checks=())) for some in (ROWS[:2], ROWS[2:])]
@@ -276,7 +292,6 @@ def test_what_became_of_the_rows_is_counted_by_domain_and_difficulty() -> None:
     assert (found["attempts"], found["tokens"]) == (8, 120)
     c = 2 * (5 / 16) / 4
     assert found["keep"] == {"ta": 0.25, "by_chance": round(c, 4), "above_chance": round((0.25 - c) / (1 - c), 4)}
-    assert parts[1]["fault/the prompt fills it"] == 1
 
 
 @pytest.mark.parametrize("corpus", [4, 6])

@@ -58,6 +58,7 @@ def fields(*overrides: str) -> list[str]:
         (fields("budget.fraction=2"), "budget.fraction"),
         (fields("corpus.test=0"), "test split"),
         (fields("corpus.test=400"), "data.jsonl"),
+        (fields("corpus.columns.answer=null"), "data.jsonl: no training row has an answer; set amplify.verify=self"),
         (fields("ta.model=./no-model"), "ta.model: no model directory ./no-model"),
         (fields("student.init=./no-model"), "student.init: no model directory ./no-model"),
         (fields("student.init.keep=31"), "student.init.keep: 31 layers cannot be kept of the 30"),
