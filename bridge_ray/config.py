@@ -355,6 +355,11 @@ class Student(Model):
     )
 
     @property
+    def reasons(self) -> bool:
+        """Whether a student that goes through this curriculum is shown any rationale."""
+        return self.control != "answers_only" and any(phase.target != "answer" for phase in self.curriculum)
+
+    @property
     def source(self) -> str:
         """The model that the student is made from: a reference, or ``ta``."""
         match self.init:

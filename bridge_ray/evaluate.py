@@ -48,19 +48,30 @@ MODELS = {
     "bridge": "train_student",
     "ta": "train_ta",
 }
-INSTRUCTIONS = {"labels": prompts.ANSWER}  # a student that has never seen a rationale is not asked for one
+UNREASONED = ("labels",)  # a student that has never seen a rationale is not asked for one
+ONCE_REASONED = ("bridge", "direct_labels")  # nor are these, where the curriculum shows them none
 SCORED = records.PREDICTION.append(records.HARDNESS.field("entropy")).append(records.HARDNESS.field("nll"))
 
 
 def stage(
-    settings: Evaluate, score: Score, terms: Terms, ta: str, seed: int, corpus: Stage, trained: Mapping[str, Stage]
+    settings: Evaluate,
+    score: Score,
+    reasons: bool,
+    terms: Terms,
+    ta: str,
+    seed: int,
+    corpus: Stage,
+    trained: Mapping[str, Stage],
 ) -> Stage:
-    """``trained``: stage name -> stage, of at least those that the systems need. ``score``: how ``by_entropy`` asks."""
+    """``trained``: stage name -> stage, of at least those that the systems need. ``score``: how ``by_entropy`` asks.
+    ``reasons``: whether the curriculum shows a student any rationale."""
     inputs = {"corpus": corpus}
     inputs |= {MODELS[system]: trained[MODELS[system]] for system in settings.systems if system in MODELS}
     unsaid = {"max_error_fraction"} | (set() if settings.by_entropy else {"by_entropy"})
     parts: dict[str, Any] = {"evaluate": settings.model_dump(mode="json", exclude=unsaid), "seed": seed}
     scoring = ScoreCourse(score.samples, score.temperature, score.max_tokens) if settings.by_entropy else None
+    if not reasons:
+        parts["unreasoned"] = ONCE_REASONED
     if scoring is not None:
         parts["score"] = asdict(scoring)
     if "ta_base" in settings.systems:
@@ -69,12 +80,15 @@ def stage(
         teacher = terms.teacher
         parts["teacher"] = [terms.provider, teacher.model, teacher.max_tokens, teacher.temperature]
     ask_teacher = partial(_ask_teacher, terms=terms, split=settings.split)
-    return Stage("evaluate", 2, parts, inputs, partial(run, settings, scoring, ta, seed, ask_teacher))
+    unreasoned = UNREASONED if reasons else (*UNREASONED, *ONCE_REASONED)
+    course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature, scoring, unreasoned)
+    work = partial(run, settings, course, ta, seed, ask_teacher)
+    return Stage("evaluate", 2, parts, inputs, work)
 
 
 def run(
     settings: Evaluate,
-    scoring: ScoreCourse | None,
+    course: AnswerCourse,
     ta: str,
     seed: int,
     ask_teacher: Callable[[Work], tuple[pa.Table, int]],
@@ -82,7 +96,6 @@ def run(
 ) -> dict[str, Any]:
     test = storage.read_table(storage.join(work.inputs["corpus"], settings.split))
     local = [system for system in settings.systems if system not in ("teacher", "guess")]
-    course = AnswerCourse(settings.max_tokens, settings.samples, settings.temperature, scoring)
     found, failed = _predict(work, test, local, ta, course, seed, settings.max_error_fraction) if local else ({}, {})
     predictions = {system: rows.select(records.PREDICTION.names) for system, rows in found.items()}
     if "guess" in settings.systems:
@@ -95,8 +108,8 @@ def run(
     correct = {system: _correct(rows) for system, rows in predictions.items()}
     groups = {kind: test[kind].to_pylist() for kind in ("domain", "answer_type")}
     deciles: dict[str, Any] = {}
-    if scoring is not None:
-        hardness = hardness_of(test, found["ta_base"], scoring.samples)
+    if course.scoring is not None:
+        hardness = hardness_of(test, found["ta_base"], course.scoring.samples)
         storage.write_table(storage.join(work.out, "entropy.parquet"), hardness)
         groups["entropy"] = [str(tenth) if tenth >= 0 else "unknown" for tenth in hardness["tenth"].to_pylist()]
         deciles = {"deciles": _mean_entropies(hardness)}
@@ -172,7 +185,7 @@ def _questions(test: pa.Table, systems: Sequence[str]) -> pa.Table:
 
 @dataclass(frozen=True)
 class AnswerCourse:
-    """Replies under the instruction that the system was taught, "reason, then answer" but for ``INSTRUCTIONS``: one
+    """Replies under the instruction that the system was taught, "reason, then answer" but for the ``unreasoned``: one
     greedy, or several sampled ones.
 
     With ``scoring``, the TA before training is asked as in stage *score* besides, for the question's entropy.
@@ -182,6 +195,7 @@ class AnswerCourse:
     samples: int
     temperature: float
     scoring: ScoreCourse | None = None
+    unreasoned: tuple[str, ...] = UNREASONED
 
     async def __call__(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         answered = await self._answer(row, ask)
@@ -196,7 +210,8 @@ class AnswerCourse:
 
     async def _answer(self, row: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
         warmth = self.temperature if self.samples > 1 else 0.0
-        messages = prompts.chat(INSTRUCTIONS.get(row["system"], prompts.REASON), row)
+        instruction = prompts.ANSWER if row["system"] in self.unreasoned else prompts.REASON
+        messages = prompts.chat(instruction, row)
         replies = await ask(messages, max_tokens=self.max_tokens, n=self.samples, temperature=warmth)
         tokens = sum(reply.tokens for reply in replies)
         return {**prediction(row, chosen(row, [reply.text for reply in replies]), None), "tokens": tokens}

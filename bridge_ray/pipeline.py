@@ -73,7 +73,7 @@ def stages(config: Config, table: pa.Table, payer: teach.Payer | None = None) ->
     direct = student.direct_stage(False, *shared, bought)
     direct_labels = student.direct_stage(True, *shared, bought)
     trained = {part.name: part for part in (refined, init, bridge, labels, direct, direct_labels)}
-    compared = evaluate.stage(config.evaluate, config.score, terms, ta, seed, corpus, trained)
+    compared = evaluate.stage(config.evaluate, config.score, config.student.reasons, terms, ta, seed, corpus, trained)
     first = (corpus, scores, vectors, ranking, bought)
     taught = (refined,) if config.ta.taught or refined in compared.inputs.values() else ()
     return {part.name: part for part in (*first, *taught, explained, *_needed(trained, compared), compared)}

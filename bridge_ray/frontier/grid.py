@@ -136,7 +136,7 @@ def settings_of(base: Config, asked: Grid, cell: Cell, rows: int, length: float 
 
     ``rows`` are the recipe's training rows, of which a generated corpus is a part.
     """
-    made = {"corpus.made": rows} if base.corpus.source == "generated" else {}
+    made = {"corpus.made": base.corpus.made or rows} if base.corpus.source == "generated" else {}
     fields = {"seed": cell.seed, "corpus.train": cell.rows, **made, "evaluate.split": split}
     sized = config.changed(_budget(base, cell.budget or asked.reference), fields, base.name)
     longer = tuple(_stretched(phase, length) for phase in sized.student.curriculum)

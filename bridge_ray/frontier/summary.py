@@ -152,8 +152,9 @@ def _shared(asked: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.int64]]:
     return np.split(ranks[places], np.cumsum([len(questions) for questions in asked])[:-1])
 
 
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    low, high = np.quantile(values, [0.025, 0.975])
+def _interval(values: NDArray[np.float64], candidates: int = 1) -> list[float]:
+    """95 %, also of the best of several ``candidates`` by the very values that are looked at (Bonferroni)."""
+    low, high = np.quantile(values, [0.025 / candidates, 1 - 0.025 / candidates])
     return [round(float(low), 4), round(float(high), 4)]
 
 
@@ -182,9 +183,10 @@ def _on(line: Line, seeds: Sequence[int]) -> Series:
     return {seed: line.answers[seed] for seed in seeds}
 
 
-def compare(one: Line, other: Line, bootstrap: Bootstrap) -> dict[str, Any]:
+def compare(one: Line, other: Line, bootstrap: Bootstrap, candidates: int = 1) -> dict[str, Any]:
     """The difference of two lines on the seeds and questions that both have, with its interval; and McNemar's test on
-    all of these questions together, which takes them for independent."""
+    all of these questions together, which takes them for independent. One of the lines may be the best of several
+    ``candidates``."""
     seeds = shared([one, other])
     mine, theirs = _on(one, seeds), _on(other, seeds)
     ours, rivals = resampled([mine, theirs], bootstrap)
@@ -197,7 +199,7 @@ def compare(one: Line, other: Line, bootstrap: Bootstrap) -> dict[str, Any]:
         "seeds": len(seeds),
         "n": len(pooled[0]),
         "difference": round(float(difference), 4),
-        "interval": _interval(ours - rivals),
+        "interval": _interval(ours - rivals, candidates),
         "mcnemar": mcnemar(*pooled),
     }
 
@@ -238,8 +240,13 @@ def _ratio(
 
 
 def pareto(whole: Sequence[Line], spent: str) -> list[Line]:
-    """The students that no other student beats: none is at least as accurate for at most as much, and better in one."""
-    known = [(line, cost) for line in whole if SYSTEMS[line.system].student and (cost := line.spent[spent]) is not None]
+    """The students that no other student beats: none is at least as accurate for at most as much, and better in one.
+
+    Of those with the most seeds: one seed's questions may be easier than another's, or its training luckier.
+    """
+    students = [line for line in whole if SYSTEMS[line.system].student]
+    most = max((len(line.answers) for line in students), default=0)
+    known = [(line, cost) for line in students if len(line.answers) == most and (cost := line.spent[spent]) is not None]
     return [
         line
         for line, cost in known
@@ -262,6 +269,7 @@ def recommend(whole: Sequence[Line], bootstrap: Bootstrap, split: str) -> dict[s
     ``unknown``, with the first ``budget`` that nothing was decided about, None where there is too little to compare; or
     ``another``, where the best of ``WITHOUT_TA`` for no more queries is ahead of bridge at ``budget`` by an interval
     above 0. ``rival`` is that comparison, None where there is none. ``steps`` has what each budget was compared with.
+    As the best of several was chosen by the same answers, its interval is as wide as so many comparisons ask for.
     ``whole`` are the lines of one corpus, ``split`` is the one whose questions were asked.
     """
     usable = sorted((line for line in whole if line.system == "bridge"), key=lambda line: line.budget)
@@ -313,7 +321,7 @@ def _rival(line: Line, whole: Sequence[Line], bootstrap: Bootstrap) -> dict[str,
     if not others:
         return None
     best = max(others, key=lambda other: (other.accuracy, -other.budget))
-    return compare(line, best, bootstrap) | {"accuracy": round(best.accuracy, 4)}
+    return compare(line, best, bootstrap, len(others)) | {"accuracy": round(best.accuracy, 4)}
 
 
 def _another_reason(line: Line, rival: Mapping[str, Any]) -> str:
@@ -342,7 +350,7 @@ def _ahead(rival: Mapping[str, Any]) -> str:
 def _step(line: Line, larger: Sequence[Line], bootstrap: Bootstrap) -> dict[str, Any]:
     """The best of the larger budgets against a budget."""
     best = max(larger, key=lambda other: (other.accuracy, -other.budget))
-    found = compare(best, line, bootstrap)
+    found = compare(best, line, bootstrap, len(larger))
     queries = (best.spent["queries"] or 0) - (line.spent["queries"] or 0)
     kept = ("difference", "interval", "seeds", "n")
     return {"budget": line.budget, "best": best.budget, "queries": queries} | {key: found[key] for key in kept}

@@ -35,6 +35,12 @@ class System:
 RANDOM = {"select.strategy": "random"}
 UNVERIFIED = {"amplify.verify": "off", "amplify.checks": []}
 
+
+def _with_one_check(name: str, meaning: str) -> System:
+    """To be read beside ``bridge_no_checks``: the recipe's own checks are off."""
+    return System(f"bridge_no_checks with one check: {meaning}", "bridge", {"amplify.checks": [name]})
+
+
 SYSTEMS = {
     "guess": System("the commonest training answer of the question's kind", "guess", budgets="none", student=False),
     "student_base": System("the student before training", "student_base", budgets="none"),
@@ -58,16 +64,12 @@ SYSTEMS = {
     "bridge_no_hint": System("bridge, without a hinted last try", "bridge", {"amplify.hint": False}),
     # joint keeps all lessons and takes their order away; reasoning_only would take the labels away too.
     "bridge_no_curriculum": System("bridge, its very lessons mixed", "bridge", {"student.control": "joint"}),
-    "bridge_majority": System(
-        "bridge, gold the majority for open answers too", "bridge", {"amplify.checks": ["majority"]}
-    ),
-    "bridge_likeliest": System("bridge, the likeliest right reply kept", "bridge", {"amplify.checks": ["likeliest"]}),
-    "bridge_arithmetic": System("bridge, sums in the text recomputed", "bridge", {"amplify.checks": ["arithmetic"]}),
-    "bridge_comparisons": System(
-        "bridge, comparisons in the text made again", "bridge", {"amplify.checks": ["comparisons"]}
-    ),
-    "bridge_options": System("bridge, options called by their own letters", "bridge", {"amplify.checks": ["options"]}),
-    "bridge_reanswer": System("bridge, answered again from the text", "bridge", {"amplify.checks": ["reanswer"]}),
+    "bridge_majority": _with_one_check("majority", "gold the majority for open answers too"),
+    "bridge_likeliest": _with_one_check("likeliest", "the likeliest right reply kept"),
+    "bridge_arithmetic": _with_one_check("arithmetic", "sums in the text recomputed"),
+    "bridge_comparisons": _with_one_check("comparisons", "comparisons in the text made again"),
+    "bridge_options": _with_one_check("options", "options called by their own letters"),
+    "bridge_reanswer": _with_one_check("reanswer", "answered again from the text"),
 }
 ASKED_FOR = ("teacher",)  # it costs, and no student's line needs it
 

@@ -107,6 +107,7 @@ def render(found: Mapping[str, Any]) -> str:
         .render(
             found=found,
             size=size,
+            sizes=sorted({line["rows"] for line in lines}),
             plots={axis: drawn for axis in AXES if (drawn := plot(whole, axis, found["pareto"][axis.spent]))},
             core=[line for line in whole if line["system"] in CORE],
             smaller=[line for line in lines if line["rows"] != size],

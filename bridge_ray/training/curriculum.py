@@ -66,6 +66,11 @@ class Plan:
     def updates(self) -> int:
         return sum(phase.updates for phase in self.phases)
 
+    @property
+    def reasons(self) -> bool:
+        """Whether any lesson has a rationale."""
+        return any(pool.startswith("rationale") for phase in self.phases for pool in phase.draws.pools)
+
 
 def pools(phase: Phase) -> tuple[str, ...]:
     """The pools that a phase draws from."""

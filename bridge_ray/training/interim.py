@@ -14,6 +14,7 @@ import torch
 from bridge_ray import storage
 from bridge_ray.answers import prompts
 from bridge_ray.answers.extract import extract
+from bridge_ray.answers.prompts import Message
 from bridge_ray.answers.verify import matches
 from bridge_ray.inference import models
 from bridge_ray.stage import Watch
@@ -34,10 +35,13 @@ def due(watch: Watch, update: int, updates: int) -> float | None:
 
 @torch.inference_mode()
 def accuracy(watch: Watch, job: Job, weights: Mapping[str, torch.Tensor], device: torch.device) -> float:
-    """Share of the watch's questions that the model with these weights answers as gold, asked greedily."""
+    """Share of the watch's questions that the model with these weights answers as gold, asked greedily and, like the
+    finished one, for a rationale only where it is taught some."""
     from transformers import AutoTokenizer
 
     rows = storage.read_table(job.questions).slice(0, watch.questions).to_pylist()
+    instruction = prompts.REASON if job.plan.reasons else prompts.ANSWER
+    messages = [prompts.chat(instruction, row) for row in rows]
     directory = models.resolve(job.init)
     with torch.random.fork_rng():
         model = export.filled(directory, weights).eval().to(device)
@@ -47,15 +51,15 @@ def accuracy(watch: Watch, job: Job, weights: Mapping[str, torch.Tensor], device
         texts = [
             text
             for start in range(0, len(rows), BATCH)
-            for text in _replies(model, tokenizer, rows[start : start + BATCH], watch.max_tokens)
+            for text in _replies(model, tokenizer, messages[start : start + BATCH], watch.max_tokens)
         ]
     answers = [extract(text, row["answer_type"], row["options"] or ()) for row, text in zip(rows, texts, strict=True)]
     hits = [matches(answer, row["answer"], row["answer_type"]) for row, answer in zip(rows, answers, strict=True)]
     return sum(hits) / len(hits)
 
 
-def _replies(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], max_tokens: int) -> list[str]:
-    ids = [prompts.prompt_ids(tokenizer, prompts.chat(prompts.REASON, row)) for row in rows]
+def _replies(model: Any, tokenizer: Any, asked: Sequence[Sequence[Message]], max_tokens: int) -> list[str]:
+    ids = [prompts.prompt_ids(tokenizer, messages) for messages in asked]
     end = tokenizer.eos_token_id
     padding = end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     length = max(map(len, ids))

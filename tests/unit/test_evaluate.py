@@ -63,13 +63,31 @@ def test_one_sample_is_greedy() -> None:
     assert asyncio.run(AnswerCourse(64, 1, 0.7)(ROW, ask))["correct"]
 
 
-@pytest.mark.parametrize(("system", "instruction"), [("labels", prompts.ANSWER), ("bridge", prompts.REASON)])
-def test_a_student_is_asked_as_it_was_taught(system: str, instruction: str) -> None:
+ANSWERS_ALONE = "student.curriculum=[{target: answer, epochs: 1}]"
+
+
+@pytest.mark.parametrize(
+    ("system", "field", "instruction"),
+    [
+        ("labels", "seed=0", prompts.ANSWER),
+        ("bridge", "seed=0", prompts.REASON),
+        ("bridge", "student.control=reasoning_only", prompts.REASON),
+        ("bridge", "student.control=answers_only", prompts.ANSWER),
+        ("direct_labels", ANSWERS_ALONE, prompts.ANSWER),
+        ("direct", ANSWERS_ALONE, prompts.REASON),
+        ("ta", "student.control=answers_only", prompts.REASON),
+    ],
+)
+def test_a_student_is_asked_as_it_was_taught(system: str, field: str, instruction: str) -> None:
     async def ask(messages: Any, **_: Any) -> list[Sample]:
         assert messages[0]["content"] == instruction
         return [Sample("Answer: 4", 5, math.nan, True)]
 
-    assert asyncio.run(AnswerCourse(64, 1, 0.7)({**ROW, "system": system}, ask))["correct"]
+    settings = config.load(str(TINY), ["teacher.standin={}", field])
+    corpus = split(load(settings.corpus, settings.seed), settings.corpus, settings.seed)
+    stage = pipeline.stages(settings, corpus)["evaluate"]
+    [course] = [part for part in stage.run.args if isinstance(part, AnswerCourse)]
+    assert asyncio.run(course({**ROW, "system": system}, ask))["correct"]
 
 
 # --- by entropy

@@ -182,6 +182,9 @@ def test_a_cell_s_config_has_its_budget_its_seed_and_its_length() -> None:
     assert (made.seed, made.budget.fraction, made.evaluate.split) == (3, 0.5, "dev")
     assert (made.budget.max_queries, made.budget.account) == (None, None), "who pays is no part of a cell"
     assert [(phase.epochs, phase.updates) for phase in made.student.curriculum] == [(1.5, None), (1.5, 15)]
+    assert made.corpus.made == 48
+    larger = settings_of(tiny("corpus.made=60"), asked, Cell("bridge", 0.5, 24, 3), 48)
+    assert (larger.corpus.made, larger.corpus.train) == (60, 24), "else it would be asked other questions than the run"
 
 
 @pytest.mark.parametrize(
@@ -299,6 +302,11 @@ def test_the_pareto_set_is_what_no_other_student_beats() -> None:
     assert pareto(lines, "local_hours") == [], "not known"
 
 
+def test_a_seed_that_was_lucky_does_not_compete_with_the_mean_of_three() -> None:
+    lines = [line("bridge", 0.1, 70, 72, 74), line("direct", 0.05, 90), line("direct", 0.1, 60, 60, 60)]
+    assert [(one.system, one.budget) for one in pareto(lines, "queries")] == [("bridge", 0.1)]
+
+
 def test_gains_are_ratios_and_null_where_the_denominator_is_small() -> None:
     lines = [line("bridge", 0.05, 75, 75), line("direct", 0.05, 60, 60), line("teacher", 0.0, 90, 90)]
     found = gains(lines, 0.05, own())
@@ -364,6 +372,15 @@ def test_an_interval_of_both_nothing_and_a_gain_worth_paying_for_decides_nothing
     )
     assert "came to +0.8 points" in found["reason"] and "More seeds or more questions" in found["reason"]
     assert len(found["steps"]) == 2
+
+
+def test_the_best_of_several_has_to_be_ahead_by_more() -> None:
+    """The largest of six differences lies above 0 by chance far more often than one of them alone does."""
+    small, best = line("bridge", 0.03, 250, 252, 254, of=400), line("bridge", 0.1, 262, 260, 276, of=400)
+    others = [line("bridge", 0.1 + number / 10, 200, 200, 200, of=400) for number in range(1, 6)]
+    alone, among = (recommend([small, best, *more], own(400, 4000), "dev")["steps"][0] for more in ([], others))
+    assert (alone["best"], alone["difference"]) == (among["best"], among["difference"])
+    assert among["interval"][0] < alone["interval"][0] < alone["interval"][1] < among["interval"][1]
 
 
 def test_a_choice_by_the_questions_that_are_reported_is_said_to_be_one() -> None:
