@@ -40,7 +40,7 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=C", help="O
 
 
 def main(*arguments: str) -> None:
-    """Entry point: user mistakes end with one line on standard error and exit code 2.
+    """Entry point: user mistakes end with one line on standard error and exit code 2, outages likewise with 1.
 
     ``arguments`` are the command line's, those of this process by default.
     """
@@ -48,7 +48,7 @@ def main(*arguments: str) -> None:
         app(args=arguments or None)
     except UserError as error:
         print(f"bridge-ray: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     finally:
         # obstore's threads may hold Python objects for a moment after their last call. One that drops them while the
         # interpreter ends aborts the process (pyo3-async-runtimes #40): 9 of 160 times after `bridge-ray ledger`.

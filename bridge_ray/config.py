@@ -110,6 +110,8 @@ class Corpus(Model):
             raise ValueError("corpus.templates is for a generated corpus; leave it out")
         if self.source != "generated" and self.path is None:
             raise ValueError(f"corpus.source {self.source} needs corpus.path")
+        if "://" in (self.path or "") and self.source not in ("jsonl", "parquet"):
+            raise ValueError(f"corpus.path {self.path}: a URL is for jsonl and parquet; give a folder's path")
         unknown = set(self.columns) - set(FIELDS)
         if unknown:
             raise ValueError(f"corpus.columns has unknown field {min(unknown)!r}; fields: {', '.join(FIELDS)}")

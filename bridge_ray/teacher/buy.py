@@ -17,7 +17,7 @@ from typing import Any
 from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import matches
 from bridge_ray.config import Price
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.teacher import answers
 from bridge_ray.teacher.answers import Ask, Reply
 from bridge_ray.teacher.asks import Question
@@ -102,8 +102,9 @@ async def buy(
     """Ask the questions in order until ``limit`` queries or ``settings.max_usd`` are used up, or the account is.
 
     A walk that was interrupted goes on under the same account and buyer, and one that was finished buys nothing again.
-    Raises UserError when the provider refuses the key or the model, or seems to be down, or its answers are of no use
-    (``settings.in_vain``); answers bought by then are kept, and so are those that were on their way.
+    Raises UserError when the provider refuses the key or the model, or its answers are of no use
+    (``settings.in_vain``), and Outage when it seems to be down; answers bought by then are kept, and so are those that
+    were on their way.
     """
     budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
     if isinstance(client, BatchClient):
@@ -310,7 +311,8 @@ class _Walk:
         await self._claims.give_up(ask.key)
         self._failures += not isinstance(self._client, BatchClient)  # a batch's failures come all at once
         if failure.fatal or self._failures >= GIVE_UP:
-            raise UserError(
+            kind = UserError if failure.fatal else Outage
+            raise kind(
                 f"teacher.model {self._client.model}: {failure.error}; paid answers are kept: run again to go on"
             )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bridge_ray import storage
 from bridge_ray.config import Training
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.inference import local_ray, numerics
 from bridge_ray.progress import Progress
 from bridge_ray.stopping import handlers_kept
@@ -24,7 +24,7 @@ class Halted(Exception):
     """A training was ended by the one who watched it; it has left no model."""
 
 
-class GaveUp(UserError):
+class GaveUp(Outage):
     """The workers were killed more often than they are restarted; the same command goes on."""
 
 

@@ -250,6 +250,16 @@ def test_columns_that_are_not_mapped_are_found_by_our_names(tmp_path):
         load(write(tmp_path, [row], columns={"answer": "answer"}), seed=0)
 
 
+def test_jsonl_is_read_by_its_url_too(tmp_path):
+    corpus = write(tmp_path, [{"q": "One?", "a": 1}])
+    by_url = corpus.model_copy(update={"path": f"file://{corpus.path}"})
+    assert [replace(row, domain="") for row in load(by_url, 0)] == [replace(row, domain="") for row in load(corpus, 0)]
+    with pytest.raises(UserError, match=r"file:///nowhere.jsonl: no such file; set corpus.path"):
+        load(corpus.model_copy(update={"path": "file:///nowhere.jsonl"}), 0)
+    with pytest.raises(ValueError, match="a URL is for jsonl and parquet"):
+        Corpus(source="gsm8k", path="s3://bucket/gsm8k")
+
+
 def test_not_a_number_is_no_answer(tmp_path):
     """As pandas writes what is missing; the others stay numbers."""
     rows = ['{"q": "One?", "a": NaN}\n', {"q": "Two?", "a": 2}]

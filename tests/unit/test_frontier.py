@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bridge_ray import cli, config, pipeline, placement, records, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import run, terminal
@@ -778,7 +778,7 @@ def test_a_training_that_is_killed_too_often_ends_the_frontier_and_leaves_no_cel
         raise GaveUp("train_ta: a worker was killed")
 
     refined = Stage("train_ta", 1, {}, {"teach": left("teach", metrics=BOUGHT)}, killed)
-    with pytest.raises(UserError, match="bridge .*: train_ta: a worker was killed; the cells that are there stay"):
+    with pytest.raises(Outage, match="bridge .*: train_ta: a worker was killed; the cells that are there stay"):
         executed(tmp_path, ("bridge", asked_two(refined)), monkeypatch=monkeypatch)
 
 

@@ -21,7 +21,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 
 from bridge_ray import config, records
 from bridge_ray.answers import prompts
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.teacher import answers as paid
 from bridge_ray.teacher import standin
 from bridge_ray.teacher.answers import Reply, answer_key
@@ -433,7 +433,7 @@ def test_a_wrong_key_or_model_ends_the_walk_without_showing_the_key(
 
 def test_a_provider_that_is_down_ends_the_walk(store: Store) -> None:
     broken = Broken(failing(503))
-    with pytest.raises(UserError, match="503.*run again"):
+    with pytest.raises(Outage, match="503.*run again"):
         walk(broken.app(), store, 100, how(concurrency=2), attempts=2)
     assert broken.sent <= 2 * (GIVE_UP + 1)
 

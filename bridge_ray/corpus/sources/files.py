@@ -9,21 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bridge_ray import storage
 from bridge_ray.errors import UserError
 
 
-def read_text(path: Path) -> str:
-    """The file's text. Raises UserError if it is missing, unreadable or not UTF-8."""
+def read_text(path: Path | str) -> str:
+    """The text of a file, or of an object by its URL. Raises UserError if it is missing, unreadable or not UTF-8."""
     try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+        data = storage.read_bytes(storage.locate(str(path))) if "://" in str(path) else Path(path).read_bytes()
+        if data is None:
+            raise FileNotFoundError
+        return (gzip.decompress(data) if str(path).endswith(".gz") else data).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; set corpus.path") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(label, object) for every line that is not blank; the label names file and line for messages."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():

@@ -1,8 +1,6 @@
-"""A JSON Lines file (``.jsonl`` or ``.jsonl.gz``) with the user's own columns."""
+"""A JSON Lines file (``.jsonl`` or ``.jsonl.gz``), local or in an object store, with the user's own columns."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from bridge_ray.config import Corpus
 from bridge_ray.corpus.examples import Example
@@ -11,4 +9,5 @@ from bridge_ray.corpus.sources import columns, files
 
 def read(corpus: Corpus, seed: int) -> list[Example]:
     """The file's rows in order; the seed plays no part. Raises UserError."""
-    return columns.examples(files.json_lines(Path(corpus.path or "")), corpus)
+    assert corpus.path is not None, "a config with this source has a path"
+    return columns.examples(files.json_lines(corpus.path), corpus)
