@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -12,12 +13,14 @@ PERMUTATIONS = 128
 SLACK = 0.1  # candidates are sought this much below the threshold: the hash only estimates
 
 
-def near_duplicates(table: pa.Table, threshold: float) -> list[tuple[int, int, float]]:
+def near_duplicates(
+    table: pa.Table, threshold: float, looked: Callable[[], None] = lambda: None
+) -> list[tuple[int, int, float]]:
     """(test id, train id, Jaccard similarity) of every pair found at or above the threshold, in id order.
 
     Similarity is over the set of word 3-grams of question and context. Only test rows are indexed, so memory
     does not grow with the train split. Candidates come from locality-sensitive hashing, which may miss a pair
-    near the threshold; each candidate is confirmed exactly.
+    near the threshold; each candidate is confirmed exactly. ``looked`` is called after each train row.
     """
     test = {row["id"]: _shingles(row) for row in _rows(table, "test")}
     index = MinHashLSH(threshold=max(threshold - SLACK, SLACK), num_perm=PERMUTATIONS)
@@ -28,6 +31,7 @@ def near_duplicates(table: pa.Table, threshold: float) -> list[tuple[int, int, f
         shingles = _shingles(row)
         candidates = ((key, jaccard(test[key], shingles)) for key in index.query(_minhash(shingles)))
         pairs += [(key, row["id"], similarity) for key, similarity in candidates if similarity >= threshold]
+        looked()
     return sorted(pairs)
 
 

@@ -34,11 +34,13 @@ def content_hash(table: pa.Table) -> str:
 
 def run(work: Work, corpus: Corpus, table: pa.Table) -> dict[str, Any]:
     for split in SPLITS:
-        rows = table.filter(pc.equal(table["split"], split))
-        storage.write_table(storage.join(work.out, split, "rows.parquet"), rows)
-    pairs = near_duplicates(table, corpus.near_duplicate)
+        part = table.filter(pc.equal(table["split"], split))
+        storage.write_table(storage.join(work.out, split, "rows.parquet"), part)
+    rows = Counter(table["split"].to_pylist())
+    with work.progress.task("corpus", rows["train"], "rows") as task:
+        pairs = near_duplicates(table, corpus.near_duplicate, task.add)
     return {
-        **{split: Counter(table["split"].to_pylist())[split] for split in SPLITS},
+        **{split: rows[split] for split in SPLITS},
         "domains": dict(Counter(table["domain"].to_pylist())),
         "answer_types": dict(Counter(table["answer_type"].to_pylist())),
         "near_duplicates": {
