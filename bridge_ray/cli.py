@@ -119,6 +119,7 @@ def frontier(
     corpora: Annotated[str, typer.Option(help="Nested training sizes, as shares: what a forecast needs.")] = "1.0",
     lengths: Annotated[str, typer.Option(help="Multiples of the students' epochs, which dev chooses from.")] = "1.0",
     dev: Annotated[bool, typer.Option("--dev", help="Report on dev, to choose by; test is not asked.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would buy, cost and take; do nothing.")] = False,
     name: Name = None,
     storage: Storage = None,
     set_: Set = None,
@@ -146,6 +147,11 @@ def frontier(
         _numbers("--lengths", lengths),
         "dev" if dev else "test",
     )
+    if plan:
+        from bridge_ray.frontier import plan as planning
+
+        planning.show(planning.make(run.draft(settings, asked)), Console())
+        return
     raise typer.Exit(job.guarded(lambda stop: run.run(settings, asked, stop)))
 
 

@@ -50,9 +50,9 @@ class _Record:
 Records = Mapping[str, _Record]  # by fingerprint
 
 
-def estimate(run: Run) -> list[StageHours]:
-    """The run's stages in order."""
-    past = _past(run.root)
+def estimate(run: Run, past: Records | None = None) -> list[StageHours]:
+    """The run's stages in order; ``past``: what ``past_stages`` found, where that is known."""
+    past = past_stages(run.root) if past is None else past
     planned = {part.fingerprint: _planned(part, run) for part in run.stages.values()}
     return [_of(part, run.root, planned, past) for part in run.stages.values()]
 
@@ -80,7 +80,7 @@ def _planned(part: Stage, run: Run) -> _Record:
     return _Record(part.name, part.identity, inputs, metrics)
 
 
-def _past(root: str) -> Records:
+def past_stages(root: str) -> Records:
     """Every finished stage in the storage."""
     found = {}
     for name in storage.folders(storage.join(root, "stages")):

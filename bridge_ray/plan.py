@@ -239,20 +239,21 @@ def _egress(name: str, guided: bool, estimates: Mapping[str, Estimate]) -> Egres
 def show(plan: Plan, console: Console) -> None:
     """Print the plan for people."""
     console.print(f"[bold]plan of {plan.run}[/]: {plan.model} at {plan.provider}", highlight=False)
-    console.print(_money(plan))
-    console.print(_time(plan))
+    console.print(money(plan.teacher))
+    console.print(local((stage.stage, stage.hours, stage.basis) for stage in plan.stages))
     notes = Table.grid(padding=(0, 2))
     for label, text in _notes(plan):
         notes.add_row(Text(label, "bold"), Text(text))
     console.print(notes)
 
 
-def _money(plan: Plan) -> Table:
+def money(estimates: Mapping[str, Estimate]) -> Table:
+    """What the teacher would be asked and paid, by what for."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("from the teacher", no_wrap=True)
     for title in ("queries", "prompt tokens", "completion tokens", "dollars"):
         table.add_column(title, justify="right")
-    for stage, estimate in plan.teacher.items():
+    for stage, estimate in estimates.items():
         table.add_row(f"{stage}, already paid", *_cells(estimate.paid))
         table.add_row(f"{stage}, expected", *_cells(estimate.expected))
         table.add_row(f"{stage}, at worst", *_cells(estimate.worst, upwards=True))
@@ -267,16 +268,20 @@ def _cells(amount: Amount | None, upwards: bool = False) -> list[str]:
     return [count(amount.queries), count(amount.prompt_tokens), count(amount.completion_tokens), f"${usd:,.4f}"]
 
 
-def _time(plan: Plan) -> Table:
+def local(stages: Iterable[tuple[str, float | None, str]]) -> Table:
+    """The hours of each stage, and where they come from."""
     table = Table("stage", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("local hours", justify="right")
-    table.add_column("from", style="dim")
-    for stage in plan.stages:
-        table.add_row(stage.stage, _hours(stage.hours), stage.basis)
+    rows = list(stages)
+    if any(basis for *_, basis in rows):
+        table.add_column("from", style="dim")
+    for stage, took, basis in rows:
+        table.add_row(stage, in_hours(took), *([basis] if basis else []))
     return table
 
 
-def _hours(value: float | None) -> str:
+def in_hours(value: float | None) -> str:
+    """For people; a question mark where nothing is known."""
     if value is None:
         return "?"
     return "< 0.01" if 0 < value < 0.01 else f"{value:.2f}"
@@ -307,7 +312,7 @@ def _notes(plan: Plan) -> list[tuple[str, str]]:
     if "evaluate" in plan.teacher:
         notes.append(("evaluate", "the teacher is asked every test question, outside the budget"))
     scaled = "in proportion to the last earlier run with the same models, on the hardware that it had"
-    notes.append(("local hours", f"{_hours(sum(known)) if known else 'unknown'} in all{missing}; {scaled}"))
+    notes.append(("local hours", f"{in_hours(sum(known)) if known else 'unknown'} in all{missing}; {scaled}"))
     return [*notes, *_leaves(plan.egress), ("read", f"{plan.storage} and {plan.store}; the teacher was not asked")]
 
 

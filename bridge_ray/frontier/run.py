@@ -76,7 +76,12 @@ class Frontier:
     grid: Grid
     planned: tuple[Planned, ...]
     kept: Mapping[str, dict[str, Any]]  # cell name -> its numbers, of the cells that are there already
+    corpora: Mapping[tuple[int, int], pa.Table]  # (seed, training rows) -> records.EXAMPLE
     questions: Mapping[int, NDArray[np.uint64]]  # see summary.Bootstrap
+
+    @property
+    def missing(self) -> list[Planned]:
+        return [one for one in self.planned if one.cell.name not in self.kept]
 
 
 def run(settings: Config, asked: Grid, stop: Stop) -> None:
@@ -89,29 +94,38 @@ def run(settings: Config, asked: Grid, stop: Stop) -> None:
 
 
 def prepare(settings: Config, asked: Grid) -> Frontier:
-    """Read and check everything that a user can get wrong, and that the teacher can be reached. Raises UserError."""
+    """As ``draft``, and check that the teacher can be reached and that the bill is bounded. Raises UserError."""
+    frontier = draft(settings, asked)
+    if teaching := _asking(frontier):
+        _check_bounded(settings, teaching)
+        provider.check(settings.teacher, settings.corpus)
+    return frontier
+
+
+def draft(settings: Config, asked: Grid) -> Frontier:
+    """Read and check everything that a user can get wrong, without asking the provider anything. Raises UserError."""
     base = pipeline.read(settings)
     rows = sum(split == "train" for split in base.corpus["split"].to_pylist())
     grid.check(asked, settings, rows)
     corpora: dict[tuple[int, int], pa.Table] = {}
     planned = tuple(_planned(settings, asked, cell, rows, corpora) for cell in grid.cells(asked, settings.seed, rows))
     kept = {one.cell.name: there for one in planned if (there := _kept(one, base.home)) is not None}
-    missing = [one for one in planned if one.cell.name not in kept]
     questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
-    frontier = Frontier(base, asked, planned, kept, questions)
-    teaching = [one for one in missing if _will_ask(one, base.root)]
-    _check_bounded(settings, teaching)
-    for one in teaching:
+    frontier = Frontier(base, asked, planned, kept, corpora, questions)
+    for one in _asking(frontier):
         pipeline.check_terms(Run(one.config, base.corpus, {}, base.root))
-    if teaching:
-        provider.check(settings.teacher, settings.corpus)
     return frontier
+
+
+def _asking(frontier: Frontier) -> list[Planned]:
+    """The missing cells for which the teacher may be asked."""
+    return [one for one in frontier.missing if _will_ask(one, frontier.base.root)]
 
 
 def _check_bounded(settings: Config, teaching: Sequence[Planned]) -> None:
     """Raise UserError where money would be spent without a bound: the recipe's fraction is none here, as ``budgets``
     stand in its place, and the default ones buy the whole corpus."""
-    if not teaching or settings.teacher.standin is not None or grid.payer(settings) is not None:
+    if settings.teacher.standin is not None or grid.payer(settings) is not None:
         return
     most: defaultdict[tuple[int, bool], int] = defaultdict(int)  # seeds share no question in the worst case
     for one in teaching:
@@ -120,7 +134,7 @@ def _check_bounded(settings: Config, teaching: Sequence[Planned]) -> None:
         most[one.cell.seed, tested] = max(most[one.cell.seed, tested], queries)
     raise UserError(
         f"budget: this frontier may take {sum(most.values()):,} queries of {settings.teacher.model}, and nothing "
-        "bounds the bill (budget.fraction does not: --budgets stands in its place); set budget.max_usd"
+        "bounds the bill (budget.fraction does not: --budgets stands in its place); set budget.max_usd (see --plan)"
     )
 
 
@@ -206,7 +220,7 @@ def execute(frontier: Frontier, progress: Progress, check: Callable[[], None]) -
     """
     base, done_cells = frontier.base, dict(frontier.kept)
     _say_what_is_left_out(frontier, progress)
-    missing = [one for one in frontier.planned if one.cell.name not in done_cells]
+    missing = frontier.missing
     _check_placement(frontier, missing, progress)
     lacking: dict[str, str] = {}
     clock = Clock(base.root)

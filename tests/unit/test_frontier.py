@@ -21,7 +21,7 @@ from bridge_ray.corpus.splits import split
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
-from bridge_ray.frontier import run, terminal
+from bridge_ray.frontier import plan, run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
@@ -647,6 +647,27 @@ def test_a_frontier_of_a_paid_teacher_needs_a_bound(
     run.prepare(config.load(str(TINY), hosted), grid(("labels", "guess"), [0.25], 1))
 
 
+def test_a_plan_says_what_a_frontier_would_buy_and_make_each_once(tmp_path: Path) -> None:
+    """Each seed buys the half for bridge and direct, which the quarter is a part of; at random the quarter; and asks
+    its 12 test questions. A teacher without a key and a cap can be planned for; nothing is written."""
+    settings = config.load(str(TINY), [f"storage={tmp_path}", "teacher.standin=null"])
+    made = plan.make(run.draft(settings, grid(("bridge", "direct", "direct_random", "teacher"), [0.25, 0.5], 2)))
+    assert (made.cells, made.missing, made.cap) == (12, 12, None)
+    assert made.bought.worst.queries == 2 * (24 + 12 + 12)
+    assert made.bought.worst.usd > made.bought.expected.usd > 0
+    times = {share.stage: share.times for share in made.stages}  # more than a tenth is ranked for each budget anew
+    assert (times["score"], times["select"], times["train_ta"], times["train_direct"]) == (2, 6, 4, 6)
+    assert "teach" not in times and {share.hours for share in made.stages} == {None}
+    assert not list(tmp_path.iterdir())
+
+    first = run.draft(settings, grid(("bridge",), [0.25], 1)).planned[0]
+    storage.write_json(f"{tmp_path}/runs/tiny/cells/{first.cell.name}.json", {"fingerprint": first.fingerprint})
+    predicted(tmp_path, first.cell)
+    left = plan.make(run.draft(settings, grid(("bridge", "direct"), [0.25], 1)))
+    assert (left.cells, left.missing) == (2, 1)
+    assert "train_ta" not in [share.stage for share in left.stages]
+
+
 def test_a_frontier_has_a_status_and_is_no_run(tmp_path: Path) -> None:
     home = tmp_path / "runs" / "three-domains"
     storage.write_json(str(home / "frontier.json"), made_up() | {"missing": [{}, {}]})
@@ -700,7 +721,7 @@ def executed(root: Path, *made: tuple[str, Stage], monkeypatch: pytest.MonkeyPat
     )
     base = pipeline.Run(settings, table(settings), {}, str(root))
     return run.execute(
-        run.Frontier(base, asked, planned, {}, {0: np.arange(2, dtype=np.uint64)}),
+        run.Frontier(base, asked, planned, {}, {}, {0: np.arange(2, dtype=np.uint64)}),
         Progress(Console(quiet=True)),
         lambda: None,
     )
