@@ -100,7 +100,8 @@ def make(run: Run) -> Plan:
     settings = run.config
     teacher, name = settings.teacher, provider.identity(settings.teacher, settings.corpus)
     rows = run.corpus.to_pylist()
-    train, test = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
+    splits = ("train", settings.evaluate.split)
+    train, test = ([row for row in rows if row["split"] == split] for split in splits)
     corpus = [asks(row, name, teacher) for row in train]
     ranking = _ranking(run)
     tests = [asks(row, name, teacher)[:1] for row in test] if _will_evaluate(run) else []

@@ -64,7 +64,9 @@ def _purchases(frontier: Frontier, missing: Sequence[Planned]) -> Iterator[Estim
             key = (one.cell.seed, one.cell.rows, one.config.select.model_dump_json())
             largest[key] = max(one, largest.get(key, one), key=lambda some: some.cell.budget)
         elif "teacher" in one.config.evaluate.systems:
-            yield plan.make(_run(frontier, one)).teacher["evaluate"]
+            estimates = plan.make(_run(frontier, one)).teacher
+            if "evaluate" in estimates:  # else its questions were asked, and the cell alone is missing
+                yield estimates["evaluate"]
     for one in largest.values():
         yield plan.make(_run(frontier, one)).teacher["teach"]
 

@@ -97,7 +97,7 @@ def prepare(settings: Config, asked: Grid) -> Frontier:
     """As ``draft``, and check that the teacher can be reached and that the bill is bounded. Raises UserError."""
     frontier = draft(settings, asked)
     if teaching := _asking(frontier):
-        _check_bounded(settings, teaching)
+        _check_bounded(frontier, teaching)
         provider.check(settings.teacher, settings.corpus)
     return frontier
 
@@ -122,15 +122,17 @@ def _asking(frontier: Frontier) -> list[Planned]:
     return [one for one in frontier.missing if _will_ask(one, frontier.base.root)]
 
 
-def _check_bounded(settings: Config, teaching: Sequence[Planned]) -> None:
+def _check_bounded(frontier: Frontier, teaching: Sequence[Planned]) -> None:
     """Raise UserError where money would be spent without a bound: the recipe's fraction is none here, as ``budgets``
     stand in its place, and the default ones buy the whole corpus."""
+    settings = frontier.base.config
     if settings.teacher.standin is not None or grid.payer(settings) is not None:
         return
     most: defaultdict[tuple[int, bool], int] = defaultdict(int)  # seeds share no question in the worst case
     for one in teaching:
         rows, tested = one.cell.rows, not one.cell.budget
-        queries = (one.config.corpus.test or 0) if tested else examples_in_budget(rows, one.config.budget)
+        questions = len(frontier.questions[one.cell.seed])
+        queries = questions if tested else examples_in_budget(rows, one.config.budget)
         most[one.cell.seed, tested] = max(most[one.cell.seed, tested], queries)
     raise UserError(
         f"budget: this frontier may take {sum(most.values()):,} queries of {settings.teacher.model}, and nothing "

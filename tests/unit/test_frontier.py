@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from bridge_ray import cli, config, pipeline, placement, records, storage
+from bridge_ray import cli, config, pipeline, placement, records, stage, storage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import Outage, UserError
@@ -666,6 +666,12 @@ def test_a_plan_says_what_a_frontier_would_buy_and_make_each_once(tmp_path: Path
     left = plan.make(run.draft(settings, grid(("bridge", "direct"), [0.25], 1)))
     assert (left.cells, left.missing) == (2, 1)
     assert "train_ta" not in [share.stage for share in left.stages]
+
+    [teacher] = run.draft(settings, asked := grid(("teacher",), [0.25], 1, split="dev")).planned
+    assert plan.make(run.draft(settings, asked)).bought.worst.queries == 4, "the dev questions"
+    done = {"metrics": {}, "seconds": 1.0, "identity": {}, "inputs": {}, "created": "2026"}
+    storage.write_json(f"{stage.location(teacher.trials[0].final, str(tmp_path))}/manifest.json", done)
+    assert plan.make(run.draft(settings, asked)).bought.worst.queries == 0, "asked, and killed before the cell was kept"
 
 
 def test_a_frontier_has_a_status_and_is_no_run(tmp_path: Path) -> None:
