@@ -73,6 +73,8 @@ class BatchClient:
         self._coming: dict[str, asyncio.Future[Reply | Failure]] = {}  # by key
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: set[str] = set()  # ids of batches that were created by us or recovered
+        self._uploading: set[asyncio.Task[None]] = set()  # tasks whose batch was certainly not created yet
+        self._sent: set[str] = set()  # keys that may have been in a batch
 
     async def __aenter__(self) -> Self:
         return self
@@ -136,6 +138,15 @@ class BatchClient:
             if key not in replied:
                 yield key, failure
 
+    def withdraw(self) -> list[str]:
+        """Create no more batches: the keys of asks on their way that were in none. Who waits for them is to be
+        cancelled."""
+        self._stop_timer()
+        for task in self._uploading:
+            task.cancel()
+        self._next, self._bytes = {}, 0
+        return [key for key in self._coming if key not in self._sent]
+
     # collecting
 
     def _collect(self, ask: Ask) -> asyncio.Future[Reply | Failure]:
@@ -169,7 +180,9 @@ class BatchClient:
             return
         task = asyncio.create_task(self._answer(self._next))
         self._tasks.add(task)
+        self._uploading.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._uploading.discard)
         self._next, self._bytes = {}, 0
 
     async def _answer(self, requests: Mapping[str, _Request]) -> None:
@@ -193,6 +206,10 @@ class BatchClient:
         upload = partial(self._client.upload, b"".join(request.line for request in requests.values()))
         file = await self._lasting(upload, billed=False)
         nonce = hashlib.sha256(json.dumps(sorted(requests)).encode()).hexdigest()
+        self._sent.update(requests)
+        task = asyncio.current_task()
+        assert task is not None
+        self._uploading.discard(task)
         batch = await self._lasting(partial(self._create_or_find, file, nonce), billed=None)
         self._known.add(batch.id)
         return batch
@@ -266,7 +283,9 @@ class BatchClient:
             return Failure(f"batch failed: {words}", billed=False, fatal=True)
         if batch.status == "completed":
             return Failure("missing in the batch's results", billed=True)
-        return Failure(f"batch {batch.status}", billed=False, retry=batch.status == "expired")
+        # Who cancels a batch wants to pay for no others either.
+        expired = batch.status == "expired"
+        return Failure(f"batch {batch.status}", billed=False, retry=expired, fatal=not expired)
 
     def _outcome(self, line: _Line, messages: Messages) -> Reply | Failure:
         if line.response is None:

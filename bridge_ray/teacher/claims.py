@@ -18,6 +18,7 @@ import uuid
 from types import TracebackType
 from typing import Self
 
+from bridge_ray.errors import UserError
 from bridge_ray.teacher.store import Store
 
 BEAT = 5.0  # seconds between two pulses
@@ -32,6 +33,7 @@ class Claims:
         self._owner = uuid.uuid4().hex
         self._held: dict[str, int] = {}  # key -> number of our claim
         self._pulses: dict[str, tuple[bytes, float]] = {}  # owner -> its last pulse, and when it was first seen
+        self._first: asyncio.Task[None] | None = None  # the first pulse, which all claims wait for
         self._heart: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -40,17 +42,21 @@ class Claims:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._heart is not None:
-            self._heart.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._heart
-            await self._store.delete(f"pulses/{self._owner}")
+        for task in (self._first, self._heart):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, UserError):
+                    await task
+        if self._first is not None:
+            with contextlib.suppress(UserError):  # without a pulse that moves, the claims lapse all the same
+                await self._store.delete(f"pulses/{self._owner}")
 
     async def take(self, key: str) -> bool:
         """Whether the key is ours to buy now; if not, somebody alive is buying it: ask again later."""
-        if self._heart is None:
-            await self._pulse(0)
+        if self._first is None:  # before anything is awaited: many take their claims at once
+            self._first = asyncio.create_task(self._pulse(0))
             self._heart = asyncio.create_task(self._beats())
+        await asyncio.shield(self._first)
         number = 1
         while not await self._store.create(_path(key, number), json.dumps({"owner": self._owner}).encode()):
             last = (await self._store.paths(f"claims/{key}"))[-1]
@@ -81,7 +87,8 @@ class Claims:
         while True:
             await asyncio.sleep(self._beat)
             beat += 1
-            await self._pulse(beat)
+            with contextlib.suppress(UserError):  # a store that is away for a moment: others wait for LAPSE
+                await self._pulse(beat)
 
     async def _pulse(self, beat: int) -> None:
         await self._store.put(f"pulses/{self._owner}", str(beat).encode())

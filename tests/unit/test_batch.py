@@ -6,6 +6,8 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any, Unpack
 
 import aiohttp
@@ -17,8 +19,12 @@ from bridge_ray import config
 from bridge_ray.errors import UserError
 from bridge_ray.teacher import provider, standin
 from bridge_ray.teacher.answers import Ask, Reply, answer_key
+from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.batch import BatchClient
+from bridge_ray.teacher.buy import Settings, buy
 from bridge_ray.teacher.client import Client, Failure, check
+from bridge_ray.teacher.ledger import Account, Cap, balance
+from bridge_ray.teacher.store import open_store
 
 KEY = "sk-secret-0123456789"
 ROWS = [
@@ -231,7 +237,7 @@ def test_cancelled_batch_keeps_what_finished() -> None:
         finished = {number for number, outcome in enumerate(outcomes) if right(number, outcome)}
         assert 0 < len(finished) < 40 and await server.bill() == dict.fromkeys(finished, 1)
         assert {outcome for outcome in outcomes if isinstance(outcome, Failure)} == {
-            Failure("batch cancelled", billed=False)
+            Failure("batch cancelled", billed=False, fatal=True)  # who cancels wants no other questions bought either
         }
 
     serve(use, batch_seconds=2)
@@ -275,6 +281,53 @@ def test_asks_that_were_not_sent_are_known_to_be_free() -> None:
         assert await task == Failure("not sent", billed=False, fatal=True)
         async with server.client() as client:
             assert await recovered(client) == {}
+
+    serve(use)
+
+
+def test_what_is_withdrawn_was_in_no_batch() -> None:
+    async def use(server: Server) -> None:
+        async with server.client(quiet=0.2) as client:
+            first = [asyncio.create_task(client.ask(ask(number), never)) for number in (1, 2)]
+            while not server.count("POST /v1/batches"):
+                await asyncio.sleep(0.005)
+            late = [asyncio.create_task(client.ask(ask(number), never)) for number in (3, 4)]
+            await asyncio.sleep(0.02)
+            assert sorted(KEYS[key] for key in client.withdraw()) == [3, 4]
+            await asyncio.sleep(0.4)
+            assert server.count("POST /v1/batches") == 1
+            for task in (*first, *late):
+                task.cancel()
+
+    serve(use, batch_seconds=30)
+
+
+def test_a_walk_that_is_stopped_before_its_batch_is_sent_owes_nothing(tmp_path: Path) -> None:
+    """Else what was only reserved would be charged for good: no batch would tell what has become of it."""
+    store = open_store(str(tmp_path))
+    teacher = config.Teacher(model="gpt-4o", mode="batch", max_tokens=64, price=config.Price(input=1, output=10))
+    how = Settings(partial(asks, provider="test", teacher=teacher), teacher.price, concurrency=40)
+    rows = [
+        {"id": number, "key": str(number), "question": row["question"], "context": "", "options": []}
+        | {"answer": row["answer"], "answer_type": "number"}
+        for number, row in enumerate(ROWS)
+    ]
+
+    async def use(server: Server) -> None:
+        account = Account(store, "run", Cap(20), "run", "test", "gpt-4o")
+        async with server.client(quiet=30) as client:
+            walk = asyncio.create_task(buy(rows, client, store, account, 20, how, lambda counters: None))
+            while (await balance(store, "run")).queries < 10:  # each has room for a second ask
+                await asyncio.sleep(0.02)
+            walk.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await walk
+        owed = await balance(store, "run")
+        assert (owed.queries, owed.reserved, owed.settled) == (0, 0, 0)
+        assert not server.count("POST /v1/batches")
+        async with server.client() as client:
+            bought = await buy(rows, client, store, account, 20, how, lambda counters: None)
+        assert [row["verified"] for row in bought.rows] == [True] * 20
 
     serve(use)
 

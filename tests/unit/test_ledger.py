@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.json
 import pytest
@@ -318,6 +318,7 @@ def test_a_person_releases_what_was_lost(store: Store) -> None:
 
     do(work())
     assert "released 1 open" in command(store, "release", "team", "aa").stdout
+    assert do(statement.statement(store, "team")).cap_usd == 1.0, "who gives back has no cap of his own"
     assert do(balance(store, "team")).reserved == ledger.exact(0.4)
     assert isinstance(command(store, "release", "team", "aa").exception, UserError)
     assert isinstance(command(store, "release", "nobody").exception, UserError)
@@ -356,6 +357,35 @@ def test_a_claim_lapses_when_its_owner_s_pulse_stops(store: Store) -> None:
                 assert not await watcher.take("k") and not await watcher.take("m")
                 await asyncio.sleep(0.5)
                 assert not await watcher.take("k") and await watcher.take("m")
+
+    do(work())
+
+
+class Counting(Store):
+    """Counts the pulses that are written, and is away for the second one."""
+
+    pulses: ClassVar[list[str]] = []
+
+    async def put(self, path: str, data: bytes) -> None:
+        self.pulses.append(path)
+        if len(self.pulses) == 2:
+            raise UserError("the store is away")
+        await asyncio.sleep(0.01)
+        await super().put(path, data)
+
+
+def test_many_claims_at_once_have_one_pulse_which_outlives_a_store_that_is_away_for_a_moment(store: Store) -> None:
+    counting = Counting(store.objects, store.location)
+    counting.pulses.clear()
+
+    async def work() -> None:
+        async with claims(counting, beat=0.1) as many, claims(store, lapse=0.3) as watcher:
+            assert all(await asyncio.gather(*[many.take(f"k{number}") for number in range(30)]))
+            for _ in range(8):
+                assert not await watcher.take("k0")
+                await asyncio.sleep(0.1)
+            assert 4 <= len(counting.pulses) <= 10
+        assert await store.paths("pulses") == []
 
     do(work())
 
