@@ -73,11 +73,13 @@ class Counters:
 class Purchases(Counters):
     """A finished walk. ``rows`` have the schema records.RATIONALE and the ranking's order.
 
-    ``unpaid``: the account had no room for a query that the budget had room for.
+    ``unpaid``: the account had no room for a query that the budget had room for. ``unreached`` counts the rows that
+    the provider did not answer, and may answer another time.
     """
 
     rows: list[Row]
     unpaid: bool
+    unreached: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ async def buy(
     async with Claims(store, settings.beat, settings.lapse) as claims:
         walk = _Walk(client, store, claims, account, budget, settings, on_progress)
         rows = await walk.run(ranking)
-    return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid)
+    return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid, unreached=walk.unreached)
 
 
 async def _recover(client: BatchClient, store: Store, budget: Budget) -> None:
@@ -147,6 +149,7 @@ class _Walk:
         self._closed = False  # the budget has ended: no ask that has no room held for it may be used any more
         self.unpaid = False  # the account has: answers that are there may be used, none is bought
         self._failures = 0  # in a row
+        self.unreached = 0  # rows
         self._in_vain: int | None = 0  # questions without a rationale that holds; None once one has one
 
     async def run(self, ranking: Sequence[Question]) -> list[Row]:
@@ -157,11 +160,15 @@ class _Walk:
             return [row for row in (task.result() for task in self._tasks) if row is not None]
         finally:
             self._closed = True
+            unsent: list[str] = []
             if isinstance(self._client, BatchClient):  # a batch goes on without us, and is taken up by the next run
+                unsent = self._client.withdraw()
                 for task in self._tasks:
                     task.cancel()
             # What is on its way when something fails is paid for: let it come and be stored.
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for key in filter(self._budget.asked, unsent):
+                await self._budget.release(key, "not sent")
 
     async def _start(self, question: Question) -> None:
         """Start a row once its worst case fits; where it never will, let the row have what is left, alone."""
@@ -202,6 +209,7 @@ class _Walk:
                     break
                 judged.append(judge(question, outcome))
                 if judged[-1].verified or isinstance(outcome, Failure):
+                    self.unreached += isinstance(outcome, Failure) and outcome.retry
                     break
         finally:
             self._drop(held)
@@ -224,8 +232,8 @@ class _Walk:
             gold = f"the answer is {row['answer']!r}, and {question['answer']!r} in the corpus"
             raise UserError(
                 f"teacher.model {self._client.model}: of the first {self._in_vain} questions none has a rationale that "
-                f"holds (id {question['key']}: {row['error'] or gold}); paid answers are kept: mend it (a longer "
-                "teacher.max_tokens, another corpus.answer_type), and run again"
+                f"holds (id {question['key']}: {row['error'] or gold}); mend it (a longer teacher.max_tokens, another "
+                "corpus.answer_type), and run again: asked otherwise, they are bought anew"
             )
 
     async def _outcome(self, ask: Ask, held: list[Ask]) -> Reply | Failure | None:

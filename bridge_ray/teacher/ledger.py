@@ -129,6 +129,12 @@ class Account:
         """US dollars that the open queries can cost at worst."""
         return (self._reserved + self._pending) / 1e12
 
+    @property
+    def held_by_others(self) -> float:
+        """US dollars that other buyers' queries on their way can cost at worst; without those that are lost."""
+        others = (query for query in self.balance.open.values() if query.buyer != self.buyer and not query.lost)
+        return sum(query.worst for query in others) / 1e12
+
     def own(self) -> list[Query]:
         """The buyer's open queries, in the order in which they were reserved."""
         return [query for query in self.balance.open.values() if query.buyer == self.buyer]
@@ -281,7 +287,7 @@ async def segments(store: Store, account: str, behind: int = 0) -> Any:
         if path != _segment(account, expected):
             raise UserError(
                 f"teacher.store {store.location}: segment {_segment(account, expected)} is missing, so what the "
-                f"account owes is not known; put it back (from a backup) and run again"
+                "account owes is not known; put it back (from a backup), or take another budget.account"
             )
     for some in _chunks(range(behind + 1, behind + len(paths) + 1), 1024):
 
@@ -306,7 +312,8 @@ async def _read_segment(store: Store, account: str, number: int) -> Segment:
         raise UserError(
             f"teacher.store {store.location}: {path} is damaged: {len(entries)} entries of it can be read "
             f"(${worst:.4f} reserved). Answers and all segments before it are whole. Put it back from a backup; if "
-            "there is none, remove it: nothing settled is lost, but queries reserved in it may be asked again"
+            "there is none and it is the last one, remove it: nothing settled is lost, but queries reserved in it may "
+            "be asked again. With others behind it, take another budget.account: what this one owes cannot be known"
         )
     return Segment(number, entries[:-1], entries[-1])
 

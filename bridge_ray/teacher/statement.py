@@ -65,7 +65,8 @@ async def statement(store: Store, account: str) -> Statement:
                     _add(total, entry)
         found.segments = segment.number
         found.broken += _over(balance, segment)
-        found.cap_queries, found.cap_usd = segment.end["cap_queries"], segment.end["cap_usd"]
+        if _reserves(segment):  # who only gives queries back keeps to no cap
+            found.cap_queries, found.cap_usd = segment.end["cap_queries"], segment.end["cap_usd"]
     for query in balance.open.values():
         for total in _totals(found, reserved[query.id]):
             total.open += 1
@@ -95,9 +96,13 @@ def _add(total: Total, entry: Entry) -> None:
             total.completion_tokens += entry["completion_tokens"]
 
 
+def _reserves(segment: Segment) -> bool:
+    return any(entry["op"] == "reserve" for entry in segment.entries)
+
+
 def _over(balance: Balance, segment: Segment) -> Iterable[str]:
     """What is wrong with an account after a segment that reserves, given the cap that its writer kept to."""
-    if not any(entry["op"] == "reserve" for entry in segment.entries):
+    if not _reserves(segment):
         return
     queries, usd = segment.end["cap_queries"], segment.end["cap_usd"]
     owed = balance.settled + balance.reserved

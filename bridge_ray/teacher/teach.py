@@ -13,7 +13,7 @@ import pyarrow as pa
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Budget, Corpus, SharedAccount, Teacher
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.progress import Task
 from bridge_ray.selection.large.run import Inputs
 from bridge_ray.selection.rank import examples_in_budget
@@ -26,6 +26,8 @@ from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.store import Store, open_store
 
 IN_VAIN = 30  # questions of which not one is answered as the corpus has it: no teacher worth its price does that
+
+SELDOM = 0.01  # of the questions, that a provider may fail to answer
 
 
 class Unpaid(UserError):
@@ -132,9 +134,26 @@ def purchase(
     address = None if terms.payer is None else terms.payer.address
     with provider.connected(teacher, terms.source, address) as base_url:
         purchases = asyncio.run(ask())
+    _check_reached(terms, purchases)
+    if purchases.unpaid and account.held_by_others:
+        raise Outage(
+            f"account {account.name}: ${account.held_by_others:.4f} of its cap of {_said(account.cap)} is reserved for "
+            "queries of others that are not answered yet, and there is no room for more; run again when they are, or "
+            f"give back what was lost (bridge-ray ledger release {account.name})"
+        )
     if terms.payer is not None and purchases.unpaid:
         raise Unpaid(f"account {account.name}: its cap of {_said(account.cap)} is reached")
     return purchases
+
+
+def _check_reached(terms: Terms, purchases: Purchases) -> None:
+    """Raise Outage where a provider that was away for a while has left questions out: others would be bought in their
+    place, or they would count as wrong. A single one in a hundred may be one that it never answers."""
+    if purchases.unreached > max(1, SELDOM * len(purchases.rows)):
+        raise Outage(
+            f"teacher.model {terms.teacher.model}: {purchases.unreached} of {len(purchases.rows)} questions got no "
+            "answer, as the provider was not there for a while; paid answers are kept: run again to go on"
+        )
 
 
 def _said(cap: Cap) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from bridge_ray import config, pipeline
 from bridge_ray.answers import prompts
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.evaluate import SCORED, AnswerCourse, guesses, hardness_of, prediction
 from bridge_ray.inference.engine import RowFault, Sample
 from bridge_ray.progress import Progress
 from bridge_ray.records import HARDNESS, PREDICTION
 from bridge_ray.selection.score import ScoreCourse
 from bridge_ray.stage import Done, Stage, perform
+from bridge_ray.teacher import teach
 from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.statement import release
 from bridge_ray.teacher.store import open_store
@@ -189,6 +191,43 @@ def test_an_account_without_room_for_all_test_questions_says_what_to_do(tmp_path
     )
     done = teacher_asked(tmp_path, "budget.account={name: team, max_queries: 12}")()
     assert (done.metrics["eval_queries"], done.metrics["systems"]["teacher"]["n"]) == (12, 12)
+
+
+def test_a_teacher_that_was_away_for_a_while_is_not_taken_for_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, away = teach.buy, 2
+
+    async def flaky(*arguments: Any) -> Any:
+        return replace(await real(*arguments), unreached=away)
+
+    monkeypatch.setattr(teach, "buy", flaky)
+    asked = teacher_asked(tmp_path)
+    with pytest.raises(Outage, match="2 of 12 questions got no answer.*run again"):
+        asked()
+    away = 1  # perhaps one that it never answers
+    assert asked().metrics["systems"]["teacher"]["n"] == 12
+
+
+def test_what_others_have_only_reserved_does_not_end_a_walk_for_good(tmp_path: Path) -> None:
+    """They reserve the worst and will pay a part of it: the stage would be done, and short, once they have."""
+    store, asked = (
+        open_store(str(tmp_path / "teacher")),
+        teacher_asked(tmp_path, "budget.account={name: team, max_queries: 12}"),
+    )
+
+    async def reserve() -> None:
+        other = Account(store, "team", Cap(12), "other", "other", "stand-in-expert")
+        for key in ("one", "two"):
+            await other.reserve(key, 0.25)
+
+    asyncio.run(reserve())
+    with pytest.raises(
+        Outage, match=r"account team: \$0.5000 of its cap of 12 queries is reserved for queries of others"
+    ):
+        asked()
+    asyncio.run(release(store, "team", [], "not billed"))
+    assert asked().metrics["systems"]["teacher"]["n"] == 12
 
 
 def test_queries_that_were_lost_leave_no_room_until_they_are_released(tmp_path: Path) -> None:

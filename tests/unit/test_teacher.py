@@ -441,7 +441,7 @@ def test_a_provider_that_is_down_ends_the_walk(store: Store) -> None:
 @pytest.mark.parametrize(
     ("reply", "says"),
     [
-        (completion("I think and think", "length"), "id row-[0-9]+: .*cut off.*; paid answers are kept.*max_tokens"),
+        (completion("I think and think", "length"), "id row-[0-9]+: .*cut off.*; mend it .a longer teacher.max_tokens"),
         (completion("So.\nAnswer: 99"), "id row-[0-9]+: the answer is '99', and '[0-9]+' in the corpus"),
     ],
 )
@@ -456,6 +456,16 @@ def test_a_walk_ends_where_all_that_it_has_paid_for_is_of_no_use(store: Store, r
 def test_it_goes_on_where_one_answer_was_right(store: Store) -> None:
     bought, _ = walk(Broken(GOOD).app(), store, 100, how(concurrency=2, in_vain=5))  # right about the first one alone
     assert [row["verified"] for row in bought.rows] == [True] + [False] * 11
+
+
+def test_a_provider_that_is_away_for_a_while_leaves_rows_that_are_asked_again(store: Store) -> None:
+    away = Broken(failing(503), failing(503), completion("So.\nAnswer: 4"))
+    bought, _ = walk(away.app(), store, 100, how(concurrency=1), attempts=1)
+    assert bought.unreached == 2 and [row["error"] is None for row in bought.rows[:3]] == [False, False, True]
+    again, _ = walk(standin_app(), store, 100)
+    assert again.unreached == 0 and all(row["verified"] for row in again.rows[:2])
+    refused, _ = walk(Broken(failing(400)).app(), store, 100, account="other")
+    assert refused.unreached == 0, "it will never be answered"
 
 
 # --- prices, keys, addresses
