@@ -209,7 +209,7 @@ def _draw(seed: int, phase: int, stream: int, rows: int, position: int) -> int:
     return int(_permutation(seed, phase, stream, epoch, rows)[offset])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _permutation(seed: int, phase: int, stream: int, epoch: int, rows: int) -> np.ndarray:
     return np.random.default_rng([seed, phase, stream, epoch]).permutation(rows)
 
