@@ -219,19 +219,26 @@ def localise(location: str) -> str:
     if "://" not in location:
         return location
     from filelock import FileLock
-    from pyarrow.fs import FileSelector, LocalFileSystem, copy_files
 
-    fs, path = filesystem(location)
-    files = fs.get_file_info(FileSelector(path, recursive=True))
-    content = sorted(f"{file.path}:{file.size}:{file.mtime_ns}" for file in files)
-    folder = cache() / "copies" / hashlib.sha256("\n".join([location, *content]).encode()).hexdigest()[:16]
+    folder = cache() / "copies" / hashlib.sha256(f"{location}#{listed(location)}".encode()).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            temporary = tempfile.mkdtemp(dir=folder.parent)
-            copy_files(path, temporary, source_filesystem=fs, destination_filesystem=LocalFileSystem())
-            Path(temporary).rename(folder)
+            # Removed where the copy fails: what does not fit would else fill the disk for all that follow.
+            with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+                download(location, Path(temporary) / "files")
+                (Path(temporary) / "files").rename(folder)
     return str(folder)
+
+
+def listed(location: str) -> str:
+    """16 hex digits over the names, sizes and times of a folder's files: others where it was written anew."""
+    from pyarrow.fs import FileSelector
+
+    fs, path = filesystem(location)
+    files = fs.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+    content = sorted(f"{file.path}:{file.size}:{file.mtime_ns}" for file in files)
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
 
 
 def cache() -> Path:

@@ -71,9 +71,15 @@ def check_changes(reference: str, changes: Iterable[str], field: str) -> None:
 
 
 def identity(reference: str) -> str:
-    """What the reference means, whatever it is called: a content hash for a directory, else the reference."""
+    """What the reference means, whatever it is called: a content hash for a directory, for an object store's location
+    also what lies there, by names, sizes and times; else the reference. Raises UserError where it cannot be reached."""
     if reference in EMBEDDED:
         return f"{reference}=={version(EMBEDDED[reference][1])}"
+    if "://" in reference:
+        try:
+            return f"{reference}#{storage.listed(storage.locate(reference))}"
+        except OSError as error:
+            raise UserError(f"{reference}: cannot be reached: {' '.join(str(error).split())}") from error
     if not Path(reference).is_dir():
         return reference
     return "sha256:" + directory_hash(Path(reference))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from bridge_ray import storage
+from bridge_ray.inference import models
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -56,6 +57,34 @@ def test_a_model_directory_goes_up_and_comes_down_once(
     (model / "config.json").write_text('{"changed": 1}')
     storage.upload(model, storage.join(place, "model"))
     assert (Path(storage.localise(storage.join(place, "model"))) / "config.json").read_text() == '{"changed": 1}'
+
+
+def test_a_model_that_was_replaced_at_its_url_is_another_one(tmp_path: Path) -> None:
+    """Else what was made with the old one would be taken for the new one's."""
+    url, config = f"file://{tmp_path}/model", tmp_path / "model" / "config.json"
+    config.parent.mkdir()
+    config.write_text("{}")
+    first = models.identity(url)
+    assert models.identity(url) == first and url in first
+    config.write_text("{ }")
+    assert models.identity(url) != first
+
+
+def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    url = f"file://{tmp_path}/model"
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("pyarrow.fs.copy_files", full)
+        with pytest.raises(OSError, match="no space left"):
+            storage.localise(url)
+    assert [path for path in (tmp_path / "cache" / "bridge_ray" / "copies").iterdir() if path.is_dir()] == []
+    assert (Path(storage.localise(url)) / "config.json").read_text() == "{}"
 
 
 def test_keys_may_come_from_a_mounted_file(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
