@@ -44,9 +44,16 @@ class Span:
     high: int
 
 
-def compact(sources: Sequence[str], out: str, summary: Summary | None, file_rows: int = FILE_ROWS) -> Counts:
+class Lost(RuntimeError):
+    """There are fewer ids than there should be, or more."""
+
+
+def compact(
+    sources: Sequence[str], out: str, summary: Summary | None, total: int, file_rows: int = FILE_ROWS
+) -> Counts:
     """Write the rows of the source folders and files to ``out``, in order of id; of rows with the same id only one, and
-    none that failed if there is another.
+    none that failed if there is another. Raises Lost, and writes nothing, where there are not ``total`` ids: another
+    run at the same rows may have left there what is complete.
 
     ``out`` becomes a folder of files ``part-00000.parquet`` …, each of at most ``file_rows`` ids. Returns the summary's
     counts, the number of rows as ``rows``, and of those that failed as ``fault/REASON``.
@@ -57,18 +64,30 @@ def compact(sources: Sequence[str], out: str, summary: Summary | None, file_rows
     listed = [ray.remote(spans).remote(files[at : at + LISTED]) for at in range(0, len(files), LISTED)]
     found = [span for some in ray.get(listed) for span in some]
     if not found:
+        _check_conserved(0, total)
         return Counter(rows=0)
     low, high = min(span.low for span in found), max(span.high for span in found)
+    ranges = [(start, start + file_rows) for start in range(low, high + 1, file_rows)]
+    holding = [[span.file for span in found if span.low < end and span.high >= start] for start, end in ranges]
+    ids = [ray.remote(distinct).remote(*part) for part in zip(holding, ranges, strict=True)]
+    _check_conserved(sum(ray.get(ids)), total)
     parts = [
-        ray.remote(merge).remote(
-            [span.file for span in found if span.low < start + file_rows and span.high >= start],
-            (start, start + file_rows),
-            storage.join(out, f"part-{number:05d}.parquet"),
-            summary,
-        )
-        for number, start in enumerate(range(low, high + 1, file_rows))
+        ray.remote(merge).remote(files, ids, storage.join(out, f"part-{number:05d}.parquet"), summary)
+        for number, (files, ids) in enumerate(zip(holding, ranges, strict=True))
     ]
     return sum(ray.get(parts), Counter())
+
+
+def _check_conserved(ids: int, total: int) -> None:
+    if ids != total:
+        raise Lost(f"{ids:,} of {total:,} rows came back")
+
+
+def distinct(files: Sequence[str], ids: tuple[int, int]) -> int:
+    """How many ids the files hold from the first of two up to the second."""
+    import pyarrow.compute as pc
+
+    return pc.count_distinct(_between(files, ids, ["id"])["id"]).as_py() if files else 0
 
 
 def spans(files: Sequence[str]) -> list[Span]:
@@ -89,15 +108,19 @@ def spans(files: Sequence[str]) -> list[Span]:
 def merge(files: Sequence[str], ids: tuple[int, int], out: str, summary: Summary | None) -> Counts:
     """Write the files' rows from the first of two ids up to the second; the counts of what was written."""
     import numpy as np
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     if not files:
         return Counter()
-    rows = _between(files, ids, None)
+    narrow = _between(files, ids, None)
+    rows = narrow.cast(_wide(narrow.schema))  # else to take rows fails where a column's texts come to more than 2 GiB
     if "error" in rows.column_names:
         rows = rows.take(pc.sort_indices(pc.is_valid(rows["error"])))  # a stable sort: those without an error first
     _, first = np.unique(rows["id"].to_numpy(), return_index=True)
     rows = rows.take(first)
+    slices = [rows.slice(at, GROUP_ROWS).cast(narrow.schema) for at in range(0, rows.num_rows, GROUP_ROWS)]
+    rows = pa.concat_tables(slices)
     storage.write_table(out, rows, GROUP_ROWS)
     counts = Counter(rows=rows.num_rows)
     if "error" in rows.column_names:
@@ -110,6 +133,14 @@ def merge(files: Sequence[str], ids: tuple[int, int], out: str, summary: Summary
         for column in columns:
             rows = rows.append_column(column, others[column])
     return counts + summary.count(rows)
+
+
+def _wide(schema: pa.Schema) -> pa.Schema:
+    """The same with texts, also in lists, whose offsets do not end at 2 GiB."""
+    import pyarrow as pa
+
+    wide = {pa.string(): pa.large_string(), pa.list_(pa.string()): pa.list_(pa.large_string())}
+    return pa.schema([field.with_type(wide.get(field.type, field.type)) for field in schema])
 
 
 def _between(files: Sequence[str], ids: tuple[int, int], columns: list[str] | None) -> pa.Table:

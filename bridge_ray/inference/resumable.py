@@ -18,7 +18,7 @@ from bridge_ray import storage
 from bridge_ray.config import Engine as EngineConfig
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
-from bridge_ray.inference.compact import Counts, Summary, compact
+from bridge_ray.inference.compact import Counts, Lost, Summary, compact
 from bridge_ray.progress import too_many_faults
 from bridge_ray.stage import Work
 
@@ -76,9 +76,13 @@ def resumable_map(
         total = storage.count_rows(storage.files(source))
         max_faults = math.floor(max_error_fraction * total + 1e-9)
         _map(work, name, source, pool, parts, total, rest, max_faults)
+        if (others := storage.read_json(marker)) is not None:  # another run was at the same rows, and is done
+            return out, Counter(others)
         sources = [storage.join(parts, "rows"), *([rest.records] if rest else [])]
-        counts = compact(sources, out, summary)
-        _check_conserved(name, counts["rows"], total)
+        try:
+            counts = compact(sources, out, summary, total)
+        except Lost as error:
+            raise RuntimeError(f"{name}: {error}; run again to continue") from error
         if verdict := too_many_faults(name, faults(counts), total, max_faults):
             raise UserError(verdict)
         storage.write_json(marker, counts)
@@ -89,11 +93,6 @@ def resumable_map(
 def faults(counts: Mapping[str, float]) -> dict[str, int]:
     """Reason -> failed rows, of a summary's counts."""
     return {key.removeprefix("fault/"): int(rows) for key, rows in counts.items() if key.startswith("fault/")}
-
-
-def _check_conserved(name: str, rows: float, total: int) -> None:
-    if rows != total:
-        raise RuntimeError(f"{name}: {rows:,} of {total:,} rows came back; run again to continue")
 
 
 def _map(

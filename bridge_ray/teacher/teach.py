@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bridge_ray import records, storage
 from bridge_ray.answers import prompts
@@ -87,7 +88,10 @@ def stage(terms: Terms, budget: Budget, rows: int, corpus: Stage, select: Stage,
 def run(work: Work, terms: Terms, limit: int, max_usd: float | None) -> dict[str, Any]:
     corpus = storage.read_table(storage.join(work.inputs["corpus"], "train"))
     selection = storage.read_table(storage.join(work.inputs["select"], "selection.parquet"))
-    ranking = corpus.take(selection["id"]).to_pylist()  # ids are positions in the training split
+    ids = selection["id"].combine_chunks()
+    # Not taken from the whole: that would join all texts of a column, and fails where they come to more than 2 GiB.
+    chosen = {row["id"]: row for row in corpus.filter(pc.is_in(corpus["id"], ids)).to_pylist()}
+    ranking = [chosen[number] for number in ids.to_pylist()]
     with work.progress.task("teach", limit, "queries") as task:
         purchases = purchase(ranking, terms, work, limit, max_usd, task, IN_VAIN)
     rows = pa.Table.from_pylist(purchases.rows, schema=records.RATIONALE)

@@ -3,6 +3,7 @@ are a pool, which a phase of the curriculum draws from."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -30,11 +31,20 @@ def answers(corpus: pa.Table, difficulty: pa.Table) -> pa.Table:
 def rationales(corpus: pa.Table, written: pa.Table, difficulty: pa.Table) -> pa.Table:
     """Instruction -> rationale -> answer, for every row with a rationale that was written for it.
 
-    ``written`` holds records.RATIONALE rows that may be learnt from; those without a rationale are left out.
+    ``written`` holds records.RATIONALE rows that may be learnt from; those without a rationale are left out. Large
+    tables are filtered only: to sort or to take joins all texts of a column, and fails where they come to more than
+    2 GiB. The corpus is in order of id, and so is *amplify*'s output.
     """
-    written = written.filter(pc.is_valid(written["rationale"])).sort_by("id")
-    rows = corpus.take(pc.index_in(written["id"], corpus["id"].combine_chunks()))
+    written = written.filter(pc.is_valid(written["rationale"]))
+    if not _ascending(written["id"]):
+        written = written.sort_by("id")
+    rows = corpus.filter(pc.is_in(corpus["id"], written["id"].combine_chunks()))
+    assert _ascending(rows["id"]) and rows.num_rows == written.num_rows
     return _lessons(rows, "rationale", written["rationale"], written["answer"], difficulty)
+
+
+def _ascending(ids: pa.ChunkedArray) -> bool:
+    return bool((np.diff(ids.to_numpy()) > 0).all())
 
 
 def bought(lessons: pa.Table, ids: pa.ChunkedArray) -> pa.Table:
