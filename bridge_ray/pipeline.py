@@ -35,13 +35,13 @@ from bridge_ray.training import student, teacher_assistant, trackers
 
 NAMES = (
     "corpus",
-    "student_init",  # early: a model that cannot be had is found out before hours are spent
     "score",
     "embed",
     "select",
     "teach",
     "train_ta",
     "amplify",
+    "student_init",
     "train_student",
     "train_labels",
     "train_direct",
@@ -74,15 +74,15 @@ def stages(config: Config, table: pa.Table, payer: teach.Payer | None = None) ->
     direct_labels = student.direct_stage(True, *shared, bought)
     trained = {part.name: part for part in (refined, init, bridge, labels, direct, direct_labels)}
     compared = evaluate.stage(config.evaluate, config.score, config.student.reasons, terms, ta, seed, corpus, trained)
-    first = (corpus, init, scores, vectors, ranking, bought)
+    first = (corpus, scores, vectors, ranking, bought)
     taught = (refined,) if config.ta.taught or refined in compared.inputs.values() else ()
     return {part.name: part for part in (*first, *taught, explained, *_needed(trained, compared), compared)}
 
 
 def _needed(trained: Mapping[str, Stage], compared: Stage) -> list[Stage]:
-    """The trainings that the config's systems ask for; bridge's, what the run is for, is always one."""
-    wanted = {part.name for part in compared.inputs.values()} | {"train_student"}
-    return [part for name, part in trained.items() if name in wanted and name not in ("train_ta", "student_init")]
+    """The student's stages that the config's systems ask for; bridge, what the run is for, is always one."""
+    wanted = {part.name for part in compared.inputs.values()} | {"student_init", "train_student"}
+    return [part for name, part in trained.items() if name in wanted and name != "train_ta"]
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from bridge_ray.statistics import gap, paired, summary
 
 STAGES = (
     "corpus",
-    "student_init",
     "score",
     "embed",
     "select",
     "teach",
     "train_ta",
     "amplify",
+    "student_init",
     "train_student",
     "train_direct",
     "evaluate",
