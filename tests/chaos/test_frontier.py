@@ -24,7 +24,7 @@ CELLS = {
 
 def frontier(root: Path, model: str, teacher: str, *more: str) -> list[str]:
     asked = ["--budgets", "0.25,1.0", "--seeds", "1", "--systems", SYSTEMS, *more]
-    return ["frontier", *tiny(root, model, teacher)[1:], *asked]
+    return ["frontier", *tiny(root, model, teacher, "budget.max_queries=100")[1:], *asked]
 
 
 @pytest.fixture(scope="module")

@@ -642,7 +642,8 @@ def test_a_frontier_of_a_paid_teacher_needs_a_bound(
     ):
         run.prepare(config.load(str(TINY), hosted), asked)
     assert not list(tmp_path.iterdir())
-    for bound in ("budget.max_usd=5", "budget.max_queries=50", "budget.account={name: team, max_usd: 5}"):
+    free = "teacher.price={input: 0, output: 0}"  # a model of one's own
+    for bound in ("budget.max_usd=5", "budget.max_queries=50", "budget.account={name: team, max_usd: 5}", free):
         run.prepare(config.load(str(TINY), [*hosted, bound]), asked)
     run.prepare(config.load(str(TINY), hosted), grid(("labels", "guess"), [0.25], 1))
 
