@@ -311,7 +311,7 @@ def _notes(plan: Plan) -> list[tuple[str, str]]:
             ("already paid", f"not known before select is done ({answered}); the rest is of the average question")
         )
     if "evaluate" in plan.teacher:
-        notes.append(("evaluate", "the teacher is asked every test question, outside the budget"))
+        notes.append(("evaluate", "the teacher is asked every question that is evaluated, outside the budget"))
     scaled = "in proportion to the last earlier run with the same models, on the hardware that it had"
     notes.append(("local hours", f"{in_hours(sum(known)) if known else 'unknown'} in all{missing}; {scaled}"))
     return [*notes, *_leaves(plan.egress), ("read", f"{plan.storage} and {plan.store}; the teacher was not asked")]

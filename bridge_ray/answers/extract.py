@@ -105,17 +105,17 @@ def _from_whole(text: str, answer_type: str, options: Sequence[str]) -> str | No
 
 def _choice_within(text: str, options: Sequence[str]) -> str | None:
     """The one letter that is set off as a letter, else the one option whose text occurs."""
-    letters = letters_in(text, options)
-    if len(letters) == 1:
-        return letters.pop()
-    found = set() if letters else texts_in(text, options)
+    set_off = letters_in(text, options)
+    if len(set_off) == 1:
+        return set_off.pop()
+    found = set() if set_off else texts_in(text, options)
     named = [option for option in options if option.strip().casefold() in found]
-    return _letters(options)[options.index(named[0])] if len(named) == 1 else None
+    return letters(options)[options.index(named[0])] if len(named) == 1 else None
 
 
 def letters_in(text: str, options: Sequence[str]) -> set[str]:
     """The letters of options that are set off as letters, such as "B)" or "option B"."""
-    return {"".join(groups) for groups in _LETTER.findall(text)} & set(_letters(options))
+    return {"".join(groups) for groups in _LETTER.findall(text)} & set(letters(options))
 
 
 def texts_in(text: str, options: Sequence[str]) -> set[str]:
@@ -128,18 +128,19 @@ def texts_in(text: str, options: Sequence[str]) -> set[str]:
     return {occurrence.casefold() for occurrence in re.findall(pattern, text, re.IGNORECASE)}
 
 
-def _letters(options: Sequence[str]) -> str:
+def letters(options: Sequence[str]) -> str:
+    """Of the options, in order."""
     return string.ascii_uppercase[: len(options)]
 
 
 def _canonical_choice(value: str, options: Sequence[str]) -> str:
     letter = value.strip("(). ").upper()
-    if len(letter) == 1 and letter in _letters(options):
+    if len(letter) == 1 and letter in letters(options):
         return letter
     for spelt in (str.strip, str.casefold, _fold):  # options may differ in case or in a sign alone: the closest first
         same = [place for place, option in enumerate(options) if spelt(option) == spelt(value) != ""]
         if len(same) == 1:
-            return _letters(options)[same[0]]
+            return letters(options)[same[0]]
     raise ValueError(f"{value!r} is neither the letter nor the text of one of the {len(options)} options")
 
 

@@ -38,7 +38,6 @@ from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import price_of
 from bridge_ray.teacher.teach import Unpaid
-from bridge_ray.training.run import GaveUp
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
 BREAKDOWN = ("unparsable", "by_domain", "by_answer_type")  # what is kept of a cell's evaluation beside its accuracy
@@ -329,7 +328,7 @@ def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress
             f"{planned.cell}: {error}; raise it (budget.max_queries, budget.max_usd or budget.account), or leave "
             "larger --budgets out, and run it again: the cells that are there stay"
         ) from error
-    except GaveUp as error:
+    except Outage as error:
         raise Outage(f"{planned.cell}: {error}; the cells that are there stay") from error
     except UserError as error:
         if part.name in MAY_LACK_ROWS:

@@ -44,16 +44,12 @@ class Span:
     high: int
 
 
-class Lost(RuntimeError):
-    """There are fewer ids than there should be, or more."""
-
-
 def compact(
     sources: Sequence[str], out: str, summary: Summary | None, total: int, file_rows: int = FILE_ROWS
 ) -> Counts:
     """Write the rows of the source folders and files to ``out``, in order of id; of rows with the same id only one, and
-    none that failed if there is another. Raises Lost, and writes nothing, where there are not ``total`` ids: another
-    run at the same rows may have left there what is complete.
+    none that failed if there is another. Raises RuntimeError, and writes nothing, where there are not ``total`` ids:
+    another run at the same rows may have left there what is complete.
 
     ``out`` becomes a folder of files ``part-00000.parquet`` …, each of at most ``file_rows`` ids. Returns the summary's
     counts, the number of rows as ``rows``, and of those that failed as ``fault/REASON``.
@@ -64,23 +60,23 @@ def compact(
     listed = [ray.remote(spans).remote(files[at : at + LISTED]) for at in range(0, len(files), LISTED)]
     found = [span for some in ray.get(listed) for span in some]
     if not found:
-        _check_conserved(0, total)
+        _check_conserved(out, 0, total)
         return Counter(rows=0)
     low, high = min(span.low for span in found), max(span.high for span in found)
     ranges = [(start, start + file_rows) for start in range(low, high + 1, file_rows)]
     holding = [[span.file for span in found if span.low < end and span.high >= start] for start, end in ranges]
-    ids = [ray.remote(distinct).remote(*part) for part in zip(holding, ranges, strict=True)]
-    _check_conserved(sum(ray.get(ids)), total)
+    counted = [ray.remote(distinct).remote(*part) for part in zip(holding, ranges, strict=True)]
+    _check_conserved(out, sum(ray.get(counted)), total)
     parts = [
-        ray.remote(merge).remote(files, ids, storage.join(out, f"part-{number:05d}.parquet"), summary)
-        for number, (files, ids) in enumerate(zip(holding, ranges, strict=True))
+        ray.remote(merge).remote(*part, storage.join(out, f"part-{number:05d}.parquet"), summary)
+        for number, part in enumerate(zip(holding, ranges, strict=True))
     ]
     return sum(ray.get(parts), Counter())
 
 
-def _check_conserved(ids: int, total: int) -> None:
+def _check_conserved(out: str, ids: int, total: int) -> None:
     if ids != total:
-        raise Lost(f"{ids:,} of {total:,} rows came back")
+        raise RuntimeError(f"{out}: {ids:,} of {total:,} rows came back; run again to continue")
 
 
 def distinct(files: Sequence[str], ids: tuple[int, int]) -> int:

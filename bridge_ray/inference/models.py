@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def identity(reference: str) -> str:
 
 def directory_hash(folder: Path) -> str:
     """16 hex digits over the names and contents of a model directory's files."""
+    return _hash(folder, storage.listed(str(folder.resolve())))
+
+
+@lru_cache  # each stage of each cell of a frontier asks, and to read a large model takes many seconds
+def _hash(folder: Path, listed: str) -> str:
+    """``listed`` tells the folder from what it was before: see ``storage.listed``."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".safetensors", ".jinja", ".txt", ".model"):

@@ -18,7 +18,7 @@ from bridge_ray import storage
 from bridge_ray.config import Engine as EngineConfig
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
-from bridge_ray.inference.compact import Counts, Lost, Summary, compact
+from bridge_ray.inference.compact import Counts, Summary, compact
 from bridge_ray.progress import too_many_faults
 from bridge_ray.stage import Work
 
@@ -76,13 +76,10 @@ def resumable_map(
         total = storage.count_rows(storage.files(source))
         max_faults = math.floor(max_error_fraction * total + 1e-9)
         _map(work, name, source, pool, parts, total, rest, max_faults)
-        if (others := storage.read_json(marker)) is not None:  # another run was at the same rows, and is done
-            return out, Counter(others)
+        counts = storage.read_json(marker)  # of another run at the same rows, which may be done by now
+    if counts is None:
         sources = [storage.join(parts, "rows"), *([rest.records] if rest else [])]
-        try:
-            counts = compact(sources, out, summary, total)
-        except Lost as error:
-            raise RuntimeError(f"{name}: {error}; run again to continue") from error
+        counts = compact(sources, out, summary, total)
         if verdict := too_many_faults(name, faults(counts), total, max_faults):
             raise UserError(verdict)
         storage.write_json(marker, counts)

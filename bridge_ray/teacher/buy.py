@@ -223,7 +223,7 @@ class _Walk:
 
     def _check_use(self, question: Question, row: Row) -> None:
         """Raise UserError where all that was paid for so far is of no use: cut off, or wrong by the gold answers."""
-        if row["error"] is None and row["verified"] is not False:
+        if row["verified"] or (row["verified"] is None and row["answer"] is not None):
             self._in_vain = None
         if self._in_vain is None or isinstance(self._client, BatchClient):  # a batch is paid for when it comes
             return

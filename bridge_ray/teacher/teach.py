@@ -27,7 +27,6 @@ from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.store import Store, open_store
 
 IN_VAIN = 30  # questions of which not one is answered as the corpus has it: no teacher worth its price does that
-
 SELDOM = 0.01  # of the questions, that a provider may fail to answer
 
 

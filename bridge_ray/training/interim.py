@@ -70,7 +70,7 @@ def _replies(model: Any, tokenizer: Any, asked: Sequence[Sequence[Message]], max
         attention_mask=real,
         max_new_tokens=max_tokens,
         do_sample=False,
-        repetition_penalty=1.0,  # some models bring one along (Qwen2.5: 1.1), and are evaluated without
+        repetition_penalty=1.0,  # some models bring another along, and are evaluated without
         eos_token_id=end,
         pad_token_id=padding,
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridge_ray import cli
+from bridge_ray import cli, job
+from bridge_ray.errors import Outage
 
 ROWS = [{"key": f"r{i}", "q": f"Is {i} even?", "a": "no" if i % 2 else "yes"} for i in range(40)]
 
@@ -116,6 +117,18 @@ def test_a_mistake_in_a_row(
     assert (code, printed.count("\n")) == (2, 1), printed
     assert says in printed and "data.jsonl" in printed
     assert not (folder / "storage").exists()
+
+
+def test_somebody_who_was_not_there_is_no_mistake_of_the_user_s(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who tries again by the exit code tries this again."""
+
+    def away(*_: object) -> int:
+        raise Outage("teacher.model x: HTTP 503; run again to go on")
+
+    monkeypatch.setattr(job, "run", away)
+    assert run(capsys, monkeypatch, *fields()) == (1, "bridge-ray: teacher.model x: HTTP 503; run again to go on\n")
 
 
 def test_no_key_for_a_hosted_teacher(

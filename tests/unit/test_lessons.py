@@ -18,6 +18,24 @@ CORPUS = pa.table(
 DIFFICULTY = pa.table({"id": [4, 3, 2, 1, 0], "difficulty": [0.4, 0.3, 0.2, 0.1, 0.0]})
 
 
+def test_a_corpus_of_more_than_2_gib_of_text_is_learnt_from() -> None:
+    """Which no array of strings can hold at once: to take rows of such a column fails."""
+    chunk, times = pa.array(["x" * 65_536] * 1024), 40
+    context = pa.chunked_array([chunk] * times)  # 2.5 GiB, of the same 64 MiB
+    rows = len(context)
+    texts = {
+        "question": pa.array(["q"] * rows),
+        "context": context,
+        "options": pa.array([[]] * rows, pa.list_(pa.string())),
+    }
+    corpus = pa.table({"id": range(rows)} | texts)
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        corpus.take(pa.array([0]))
+    written = pa.table({"id": [3, rows - 1], "rationale": ["r", "s"], "answer": ["a", "b"]})
+    difficulty = pa.table({"id": range(rows), "difficulty": [0.5] * rows})
+    assert lessons.rationales(corpus, written, difficulty)["id"].to_pylist() == [3, rows - 1]
+
+
 @pytest.mark.parametrize("ids", [[1, 2, 4], [4, 1, 2]])
 def test_each_rationale_stands_beside_its_question_in_order_of_id(ids: list[int]) -> None:
     """As *amplify* leaves them, and as they were bought, best first; one has none."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-import string
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge_ray.answers.extract import canonical
+from bridge_ray.answers.extract import canonical, letters
 from bridge_ray.config import FIELDS, Corpus
 from bridge_ray.corpus.examples import Example
 from bridge_ray.errors import UserError
@@ -19,7 +18,6 @@ from bridge_ray.errors import UserError
 REQUIRED_IN_EVERY_ROW = ("question", "id")
 NARROW = ("boolean", "number")  # answer types that can be told from the answers
 NEARLY_ALL = 0.9  # of the answers: the others are rather mistakes than texts
-LETTERS = string.ascii_uppercase  # of options
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -196,5 +194,5 @@ def _check_unequivocal(value: str, letter: str, options: Sequence[str]) -> None:
 
     A model is asked for letters, so a reply's A is one; what a file's A means, only its author knows.
     """
-    if value in options and (other := LETTERS[options.index(value)]) != letter:
+    if value in options and (other := letters(options)[options.index(value)]) != letter:
         raise ValueError(f"{value!r} is option {letter}'s letter and option {other}'s text: say {letter}) or {other})")
