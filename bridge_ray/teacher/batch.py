@@ -1,16 +1,15 @@
 """The client for half the price: it collects asks and has them answered in batches, within a day.
 
 A batch outlives the process that created it. So that nothing is bought twice, every batch carries the account's name
-and a nonce made of its keys in its metadata: ``recover`` finds what an earlier process left behind, and a creation
-whose fate is unknown is looked for before it is tried again.
+and a nonce made of its keys in its metadata (see ``sent``): ``recover`` finds what an earlier process left behind, and
+a creation whose fate is unknown is looked for before it is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -19,8 +18,10 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bridge_ray.errors import UserError
+from bridge_ray.teacher import sent
 from bridge_ray.teacher.answers import Ask, Messages, Reply
 from bridge_ray.teacher.client import COMPLETIONS, LONGEST_WAIT_S, Batch, Client, Failure, Reserve, read
+from bridge_ray.teacher.store import Store
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 GROWTH = 1.5  # of the time between two looks at a batch
@@ -50,6 +51,7 @@ class BatchClient:
     def __init__(
         self,
         client: Client,
+        store: Store,
         account: str,
         *,
         quiet: float = 1.0,
@@ -62,7 +64,7 @@ class BatchClient:
         on_state: Callable[[str], None] | None = None,
     ) -> None:
         self.model, self.parameters, self.max_tokens = client.model, client.parameters, client.max_tokens
-        self._client, self._account = client, account
+        self._client, self._store, self._account = client, store, account
         self._quiet, self._poll, self._poll_most = quiet, poll, poll_most
         self._attempts, self._patience = attempts, patience
         self._most_requests, self._most_bytes = most_requests, most_bytes
@@ -106,19 +108,23 @@ class BatchClient:
                 break
         return outcome
 
-    async def recover(self) -> AsyncIterator[tuple[str, Reply | Failure]]:
-        """What has come of the batches that this account has at the provider; waits for those under way.
+    async def recover(self, nonces: Collection[str] = ()) -> AsyncIterator[tuple[str, Reply | Failure]]:
+        """What has come of the batches that this account has at the provider, and the replies of those that others had
+        made under one of the ``nonces``; waits for those under way.
 
-        Call it before the first ask. Every key that was ever sent in a batch is yielded once, as a Reply if it has
-        one; of the others no batch was bought. Raises UserError when the provider cannot be asked.
+        Call it before the first ask. Every key that this account ever sent in a batch is yielded once, as a Reply if
+        it has one; of the others no batch was bought. Raises UserError when the provider cannot be asked.
         """
         failures: Outcomes = {}
         replied: set[str] = set()
         tasks: list[asyncio.Task[Outcomes]] = []
         try:
-            batches = await self._own()
-            self._known.update(batch.id for batch in batches)
-            tasks += [asyncio.create_task(self._recovered(batch)) for batch in batches]
+            listed = await self._listed()
+            own = self._own(listed)
+            self._known.update(batch.id for batch in own)
+            others = [batch for batch in listed if _nonce(batch) in nonces and batch.id not in self._known]
+            tasks += [asyncio.create_task(self._recovered(batch)) for batch in own]
+            tasks += [asyncio.create_task(self._replies(batch)) for batch in others]
             for task in asyncio.as_completed(tasks):
                 for key, outcome in (await task).items():
                     if isinstance(outcome, Failure):
@@ -205,7 +211,7 @@ class BatchClient:
     async def _create(self, requests: Mapping[str, _Request]) -> Batch:
         upload = partial(self._client.upload, b"".join(request.line for request in requests.values()))
         file = await self._lasting(upload, billed=False)
-        nonce = hashlib.sha256(json.dumps(sorted(requests)).encode()).hexdigest()
+        nonce = await sent.note(self._store, requests)
         self._sent.update(requests)
         task = asyncio.current_task()
         assert task is not None
@@ -228,20 +234,28 @@ class BatchClient:
 
     async def _created(self, nonce: str) -> Batch | None:
         """The batch that a call has created although it seemed to fail."""
-        own = await self._own()
+        own = self._own(await self._listed())
         new = (batch for batch in own if batch.id not in self._known)  # the same keys may have been in one before
-        return next((batch for batch in new if (batch.metadata or {}).get("nonce") == nonce), None)
+        return next((batch for batch in new if _nonce(batch) == nonce), None)
 
-    async def _own(self) -> list[Batch]:
-        """This account's batches, newest first."""
-        own: list[Batch] = []
+    def _own(self, listed: Iterable[Batch]) -> list[Batch]:
+        """This account's."""
+        return [batch for batch in listed if self._metadata.items() <= (batch.metadata or {}).items()]
+
+    async def _listed(self) -> list[Batch]:
+        """All batches that the provider has, newest first."""
+        listed: list[Batch] = []
         after = None
         while True:
             page = await self._lasting(partial(self._client.batches, after))
-            own += [batch for batch in page.data if self._metadata.items() <= (batch.metadata or {}).items()]
+            listed += page.data
             if not (page.has_more and page.data):
-                return own
+                return listed
             after = page.data[-1].id
+
+    async def _replies(self, batch: Batch) -> Outcomes:
+        """What others' batch has brought: what has not come of it is theirs to know."""
+        return {key: one for key, one in (await self._recovered(batch)).items() if isinstance(one, Reply)}
 
     async def _recovered(self, batch: Batch) -> Outcomes:
         data = await self._file(batch.input_file_id) or b""
@@ -336,6 +350,10 @@ class _Lost(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.error)
         self.failure = failure
+
+
+def _nonce(batch: Batch) -> str | None:
+    return (batch.metadata or {}).get("nonce")
 
 
 class _Error(BaseModel):

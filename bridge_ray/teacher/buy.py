@@ -9,6 +9,7 @@ ledger before they leave, and one that may have been billed stays counted.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import matches
 from bridge_ray.config import Price
 from bridge_ray.errors import Outage, UserError
-from bridge_ray.teacher import answers
+from bridge_ray.teacher import answers, sent
 from bridge_ray.teacher.answers import Ask, Reply
 from bridge_ray.teacher.asks import Question
 from bridge_ray.teacher.batch import BatchClient
@@ -26,7 +27,7 @@ from bridge_ray.teacher.budget import Budget
 from bridge_ray.teacher.claims import BEAT, LAPSE, Claims
 from bridge_ray.teacher.client import Client, Failure
 from bridge_ray.teacher.ledger import Account, exact
-from bridge_ray.teacher.store import Store
+from bridge_ray.teacher.store import Store, gather
 
 GIVE_UP = 10  # failures in a row after which the provider is taken to be down
 WATCH = 0.5  # seconds between two looks at an answer that another process is buying
@@ -41,6 +42,7 @@ class Settings:
     ``asks`` writes what may be asked of a question: first this, then, if the answer is wrong, the next. ``price`` is
     what they cost, ``max_usd`` in US dollars; ``beat`` and ``lapse`` (seconds) are of claims. Where of the first
     ``in_vain`` questions not one has a rationale that holds, no others are asked: something is wrong with how they are.
+    ``on_state`` is called with a line on where an earlier batch stands that is waited for.
     """
 
     asks: Callable[[Question], list[Ask]]
@@ -50,6 +52,7 @@ class Settings:
     in_vain: int | None = None
     beat: float = BEAT
     lapse: float = LAPSE
+    on_state: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,60 @@ async def buy(
     were on their way.
     """
     budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
-    if isinstance(client, BatchClient):
-        await _recover(client, store, budget)
     async with Claims(store, settings.beat, settings.lapse) as claims:
+        wanted = {ask.key for question in ranking for ask in settings.asks(question)}
+        await _recover(client, store, claims, budget, settings, wanted)
         walk = _Walk(client, store, claims, account, budget, settings, on_progress)
         rows = await walk.run(ranking)
     return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid, unreached=walk.unreached)
 
 
-async def _recover(client: BatchClient, store: Store, budget: Budget) -> None:
-    """Take up what an earlier attempt has left with the provider: answers are kept, and refused queries released."""
-    async for key, outcome in client.recover():
+async def _recover(
+    client: Client | BatchClient, store: Store, claims: Claims, budget: Budget, settings: Settings, wanted: set[str]
+) -> None:
+    """Take up what is with the provider, in batches that an earlier attempt has made, or another run that wanted the
+    same: answers are kept, and this run's refused queries released."""
+    lists = await sent.batches(store)
+    missing = wanted & frozenset().union(*lists.values())
+    missing -= (await answers.answers(store, missing)).keys()
+    nonces = [nonce for nonce, keys in lists.items() if not missing.isdisjoint(keys)]
+    if isinstance(client, Client):  # its own queries were asked one by one
+        if nonces:
+            nobody = BatchClient(client, store, "", on_state=settings.on_state)
+            await _take_up(nobody, nonces, store, budget)
+        return
+    told = await _take_up(client, nonces, store, budget)
+    await _give_back(set(budget.unknown()).difference(told, *lists.values()), claims, budget, settings)
+
+
+async def _take_up(client: BatchClient, nonces: list[str], store: Store, budget: Budget) -> set[str]:
+    """The keys of which something has come."""
+    told = set()
+    async for key, outcome in client.recover(nonces):
+        told.add(key)
         if isinstance(outcome, Reply):
             await answers.keep(store, key, outcome)
         elif not outcome.billed and budget.asked(key):
             await budget.release(key, outcome.error)
+    return told
+
+
+async def _give_back(never: set[str], claims: Claims, budget: Budget, settings: Settings) -> None:
+    """Release what was reserved for a batch and never sent, unless somebody who is alive is about to send it."""
+    ends = time.monotonic() + settings.lapse + settings.beat
+
+    async def released(key: str) -> bool:
+        if not await claims.take(key):
+            return False
+        while budget.asked(key):
+            await budget.release(key, "not sent")
+        await claims.give_up(key)
+        return True
+
+    while never := {key for key, gone in (await gather(released, never)).items() if not gone}:
+        if time.monotonic() > ends:
+            return
+        await asyncio.sleep(WATCH)
 
 
 class _Walk:

@@ -16,6 +16,7 @@ from bridge_ray.teacher import client, standin
 from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.client import Client
 from bridge_ray.teacher.prices import price
+from bridge_ray.teacher.store import Store
 
 
 def check(teacher: Teacher, corpus: Corpus) -> None:
@@ -27,14 +28,14 @@ def check(teacher: Teacher, corpus: Corpus) -> None:
 
 
 def client_of(
-    teacher: Teacher, base_url: str, account: str, on_state: Callable[[str], None] | None = None
+    teacher: Teacher, base_url: str, store: Store, account: str, on_state: Callable[[str], None] | None = None
 ) -> Client | BatchClient:
     """The client for the configured mode. ``account`` names what is found again after a crash, in a batch's metadata.
 
     ``on_state`` is called with a line on where a batch stands. Raises UserError when there is no key.
     """
     chat = client.connect(teacher, base_url)
-    return chat if teacher.mode == "chat" else BatchClient(chat, account, on_state=on_state)
+    return chat if teacher.mode == "chat" else BatchClient(chat, store, account, on_state=on_state)
 
 
 def identity(teacher: Teacher, corpus: Corpus) -> str:

@@ -123,6 +123,7 @@ def purchase(
         concurrency=teacher.concurrency if teacher.mode == "chat" else limit,  # nobody waits for a batch's answers
         max_usd=max_usd,
         in_vain=in_vain,
+        on_state=task.say,
     )
     store = open_store(terms.store)
     account = _account(store, terms, work, limit, max_usd)
@@ -131,7 +132,8 @@ def purchase(
         task.set(counters.queries, live(counters, account.cap.usd))
 
     async def ask() -> Purchases:
-        async with provider.client_of(teacher, base_url, f"{account.name}/{account.buyer}", task.say) as client:
+        name = f"{account.name}/{account.buyer}"
+        async with provider.client_of(teacher, base_url, store, name, task.say) as client:
             return await buy(ranking, client, store, account, limit, settings, show)
 
     address = None if terms.payer is None else terms.payer.address

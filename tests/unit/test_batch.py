@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from obstore.store import MemoryStore
 
 from bridge_ray import config
 from bridge_ray.errors import UserError
@@ -24,7 +25,7 @@ from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.buy import Settings, buy
 from bridge_ray.teacher.client import Client, Failure, check
 from bridge_ray.teacher.ledger import Account, Cap, balance
-from bridge_ray.teacher.store import open_store
+from bridge_ray.teacher.store import Store, open_store
 
 KEY = "sk-secret-0123456789"
 ROWS = [
@@ -52,11 +53,12 @@ class Server:
     def __init__(self, server: TestServer, requests: list[str]) -> None:
         self.server, self.requests = server, requests
         self.states: list[str] = []
+        self.store = Store(MemoryStore(), "memory")
 
     def client(self, account: str = "run", **options: Any) -> BatchClient:
         chat = Client(str(self.server.make_url("/v1")), KEY, "gpt-4o", max_tokens=64)
         defaults = {"quiet": 0.05, "poll": 0.05, "poll_most": 0.2, "patience": 5, "on_state": self.states.append}
-        return BatchClient(chat, account, **(defaults | options))
+        return BatchClient(chat, self.store, account, **(defaults | options))
 
     async def bill(self) -> dict[int, int]:
         """How often each question was billed."""
@@ -527,8 +529,9 @@ def test_lines_that_are_missing_or_garbled_count_as_billed() -> None:
 
 def test_mode_chooses_the_client() -> None:
     teacher = config.Teacher(standin=config.StandIn())
-    assert isinstance(provider.client_of(teacher, "http://127.0.0.1:9/v1", "run"), Client)
-    batch = provider.client_of(teacher.model_copy(update={"mode": "batch"}), "http://127.0.0.1:9/v1", "run")
+    store, nobody = Store(MemoryStore(), "memory"), "http://127.0.0.1:9/v1"
+    assert isinstance(provider.client_of(teacher, nobody, store, "run"), Client)
+    batch = provider.client_of(teacher.model_copy(update={"mode": "batch"}), nobody, store, "run")
     assert isinstance(batch, BatchClient) and batch.model == teacher.model
 
 

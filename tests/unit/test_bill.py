@@ -92,13 +92,13 @@ def steps(path: str, data: bytes) -> set[str]:
 class Doomed(Store):
     """Kills its process with an object of a kind, just before it is written or just after.
 
-    With the third, so that other rows are on their way; of the rare kinds with the first.
+    With the third, so that other rows are on their way; of the rare kinds, and of batches, with the first.
     """
 
     async def create(self, path: str, data: bytes) -> bool:
         kind, when = os.environ["KILL"].split(":")
         seen[kind] = seen.get(kind, 0) + (kind in steps(path, data))
-        doomed = kind in steps(path, data) and seen[kind] == (1 if kind in ("lost", "release") else 3)
+        doomed = kind in steps(path, data) and seen[kind] == (1 if kind in ("lost", "release", "sent") else 3)
         if doomed and when == "before":
             os.kill(os.getpid(), signal.SIGKILL)
         created = await super().create(path, data)
@@ -114,7 +114,7 @@ async def drive(store: Store, base_url: str, account: Account, limit: int, ranki
     chat = Client(base_url, "none", "gpt-4o", max_tokens=64, backoff=0.01, timeout=0.4)
     batch = os.environ.get("MODE") == "batch"
     settings = replace(SETTINGS, concurrency=limit) if batch else SETTINGS
-    async with BatchClient(chat, account.name, quiet=0.2, poll=0.1) if batch else chat as client:
+    async with BatchClient(chat, store, account.name, quiet=0.2, poll=0.1) if batch else chat as client:
         return await buy(ranking, client, store, account, limit, settings, lambda counters: None)
 
 
@@ -215,6 +215,43 @@ def test_batches_are_billed_once_whatever_expires_and_whenever_the_driver_dies(t
     assert paid["billed"] <= found.queries <= 30
     assert set(paid["by_question"].values()) == {1}, "something was bought twice"
     assert again["ids"] == list(range(len(again["ids"]))) and len(again["ids"]) > 12
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_what_was_only_reserved_for_a_batch_when_the_driver_died_is_given_back(
+    tmp_path: Path, provider: str, when: str
+) -> None:
+    """Before the list of what is sent was written nothing can have been sent; from then on it may have been."""
+    store, limit = tmp_path / "teacher", 20
+    first = start(str(store), provider, "team", limit, limit, 0, kind="Doomed", MODE="batch", KILL=f"sent:{when}")
+    assert first.wait(60) == -signal.SIGKILL
+    before = owed(store, "team")
+    assert before.queries == len(before.open) > 5 and not bill_batches(provider)
+    again = result(start(str(store), provider, "team", limit, limit, 0, MODE="batch"))
+    found = owed(store, "team")
+    assert again["queries"] == found.queries <= limit
+    if when == "before":
+        assert not found.open and again["bought"] == bill(provider)["billed"] == limit
+    else:
+        assert len(found.open) == before.queries and again["bought"] == limit - before.queries
+
+
+@pytest.mark.parametrize("mode", ["batch", "chat"])
+def test_a_batch_under_way_is_taken_up_by_whoever_wants_its_answers(tmp_path: Path, answers: str, mode: str) -> None:
+    """Another budget, or the other mode, makes another account and buyer: the questions are the same."""
+    store = tmp_path / "teacher"
+    with standin.running("recorded", answers, batch_seconds=2.0) as provider:
+        first = start(str(store), provider, "small", 10, 10, 0, MODE="batch")
+        while not bill_batches(provider):
+            assert first.poll() is None
+        first.kill()
+        first.wait()
+        again = result(start(str(store), provider, "large", 26, 26, 0, MODE=mode))
+        sent = len(owed(store, "small").open)
+        paid, large = bill(provider), owed(store, "large")
+    assert set(paid["by_question"].values()) == {1} and paid["billed"] == 26
+    assert sent == 5 and large.queries == again["bought"] == 26 - sent and not large.open
+    assert again["ids"] == list(range(QUESTIONS))
 
 
 def bill_batches(base_url: str) -> list[Any]:
