@@ -24,12 +24,12 @@ from importlib.metadata import version
 from typing import Any
 
 from bridge_ray import config
+from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import standin
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.buy import Settings, buy
 from bridge_ray.teacher.client import Client
 from bridge_ray.teacher.ledger import Account, Cap
-from bridge_ray.teacher.store import Store, open_store
 
 IN_FLIGHT = 512  # pairs at once
 RPM, LATENCY = 600, 0.1

@@ -28,8 +28,8 @@ def ledger(
 
     from rich.console import Console
 
+    from bridge_ray.objects import open_store
     from bridge_ray.teacher import statement
-    from bridge_ray.teacher.store import open_store
 
     found = asyncio.run(statement.statements(open_store(store, there=True)))
     if as_json:
@@ -58,8 +58,8 @@ def release(
 
     Only when no run is using the account: its queries on their way are open too.
     """
+    from bridge_ray.objects import open_store
     from bridge_ray.teacher import statement
-    from bridge_ray.teacher.store import open_store
 
     names = asyncio.run(statement.release(open_store(store or context.obj, there=True), account, queries or (), why))
     print(f"account {account}: released {len(names)} open queries")

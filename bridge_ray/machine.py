@@ -229,7 +229,7 @@ def _storage(folder: str) -> Finding:
 
 async def _write_and_read(folder: str) -> str | None:
     """What is wrong with a place in storage, if anything is."""
-    from bridge_ray.teacher.store import open_store
+    from bridge_ray.objects import open_store
 
     store, name, data = open_store(folder), uuid.uuid4().hex, b"from bridge-ray doctor"
     if await store.get(NONCE) is None:

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bridge_ray import config, hours, storage
+from bridge_ray.objects import open_store
 from bridge_ray.pipeline import Run
 from bridge_ray.report.summary import count, share
 from bridge_ray.selection.rank import examples_in_budget
@@ -33,7 +34,6 @@ from bridge_ray.teacher.buy import judge
 from bridge_ray.teacher.estimate import BYTES_PER_TOKEN, Amount, Bounds, Estimate, Rates, of_average, of_ranking
 from bridge_ray.teacher.ledger import Cap
 from bridge_ray.teacher.prices import AS_OF, BATCH_DISCOUNT
-from bridge_ray.teacher.store import open_store
 
 SAMPLE = 1000  # stored answers that are read for the mean length of a reply, at most
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from bridge_ray import storage
+from bridge_ray import claims, storage
 from bridge_ray.config import Engine, Training
 from bridge_ray.progress import Progress
 
@@ -119,15 +119,26 @@ def perform(
     progress: Progress,
     watch: Watch | None = None,
 ) -> Done:
-    """Perform the stage, for the run of that name, unless its manifest says that it is done."""
+    """Perform the stage, for the run of that name, unless its manifest says that it is done.
+
+    While another run is at work on it, wait: it is made once, and by this one if the other one ends without it.
+    """
     if before := done(stage, root):
         return before
     out = location(stage, root)
-    inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
-    with _timed(storage.join(out, "attempts.json")) as spent:
-        metrics = stage.run(Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint, watch))
-        seconds = spent()
-    storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
+
+    def waiting(other: str | None) -> None:
+        progress.console.print(f"{stage.name}: run {other} is at work on it; waiting for what it makes")
+
+    with claims.alone(storage.join(out, "work"), run, waiting):
+        if before := done(stage, root):
+            return before
+        inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
+        work = Work(stage.name, run, inputs, out, engine, training, progress, stage.fingerprint, watch)
+        with _timed(storage.join(out, "attempts.json")) as spent:
+            metrics = stage.run(work)
+            seconds = spent()
+        storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
     return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)
 
 

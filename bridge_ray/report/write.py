@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from bridge_ray import storage
 from bridge_ray.config import Config
 from bridge_ray.errors import UserError
+from bridge_ray.objects import open_store
 from bridge_ray.report.data import Counts, Point, ReportData
 from bridge_ray.report.rows import replies, samples
 from bridge_ray.stage import Done
 from bridge_ray.teacher.statement import Statement, statement
-from bridge_ray.teacher.store import open_store
 from bridge_ray.teacher.teach import account_name
 
 SHOWN_CHOSEN, SHOWN_OTHERS = 300, 3000  # dots on the map

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bridge_ray import config, storage
 from bridge_ray.config import Config
+from bridge_ray.objects import open_store
 from bridge_ray.report import sweep_page
 from bridge_ray.report.summary import money, percent
 from bridge_ray.sweep import space
@@ -21,7 +22,6 @@ from bridge_ray.sweep.search import frozen_trial, study
 from bridge_ray.sweep.spec import Spec
 from bridge_ray.sweep.trials import Trial
 from bridge_ray.teacher.statement import Statement, Total, statement
-from bridge_ray.teacher.store import open_store
 
 LEAST_TRIALS = 4  # finished ones, before the importance of fields is guessed at
 TOP = 0.25  # the share of the trials that importance is about getting into

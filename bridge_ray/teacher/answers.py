@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bridge_ray.teacher.store import Store, gather
+from bridge_ray.objects import Store, gather
 
 Messages = Sequence[Mapping[str, str]]
 

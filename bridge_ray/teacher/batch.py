@@ -18,10 +18,10 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bridge_ray.errors import UserError
+from bridge_ray.objects import Store
 from bridge_ray.teacher import sent
 from bridge_ray.teacher.answers import Ask, Messages, Reply
 from bridge_ray.teacher.client import COMPLETIONS, LONGEST_WAIT_S, Batch, Client, Failure, Reserve, read
-from bridge_ray.teacher.store import Store
 
 ENDED = ("completed", "failed", "expired", "cancelled")
 GROWTH = 1.5  # of the time between two looks at a batch

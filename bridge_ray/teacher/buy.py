@@ -17,20 +17,19 @@ from typing import Any
 
 from bridge_ray.answers.extract import extract, split_rationale
 from bridge_ray.answers.verify import matches
+from bridge_ray.claims import BEAT, LAPSE, WATCH, Claims
 from bridge_ray.config import Price
 from bridge_ray.errors import Outage, UserError
+from bridge_ray.objects import Store, gather
 from bridge_ray.teacher import answers, sent
 from bridge_ray.teacher.answers import Ask, Reply
 from bridge_ray.teacher.asks import Question
 from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.budget import Budget
-from bridge_ray.teacher.claims import BEAT, LAPSE, Claims
 from bridge_ray.teacher.client import Client, Failure
 from bridge_ray.teacher.ledger import Account, exact
-from bridge_ray.teacher.store import Store, gather
 
 GIVE_UP = 10  # failures in a row after which the provider is taken to be down
-WATCH = 0.5  # seconds between two looks at an answer that another process is buying
 
 Row = dict[str, Any]  # of records.RATIONALE
 

@@ -25,11 +25,11 @@ from bridge_ray.corpus.load import load
 from bridge_ray.corpus.sources.columns import check_whole
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
+from bridge_ray.objects import gather, open_store
 from bridge_ray.teacher import answers, provider
 from bridge_ray.teacher.answers import Reply
 from bridge_ray.teacher.asks import Question, key
 from bridge_ray.teacher.buy import judge
-from bridge_ray.teacher.store import gather, open_store
 
 FIELDS = ("question", "rationale", "answer")
 MODEL = "imported"  # what the answers name as their model

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from bridge_ray.errors import UserError
-from bridge_ray.teacher.store import Store, gather
+from bridge_ray.objects import Store, gather
 
 SNAPSHOT_EVERY = 256  # segments
 DIGITS = 10  # of a segment's number, so that names sort as numbers do

@@ -12,11 +12,11 @@ from pathlib import Path
 from bridge_ray.config import Corpus, Teacher
 from bridge_ray.corpus.sources import RECORDED
 from bridge_ray.errors import UserError
+from bridge_ray.objects import Store
 from bridge_ray.teacher import client, standin
 from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.client import Client
 from bridge_ray.teacher.prices import price
-from bridge_ray.teacher.store import Store
 
 
 def check(teacher: Teacher, corpus: Corpus) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 
-from bridge_ray.teacher.store import Store, gather
+from bridge_ray.objects import Store, gather
 
 
 async def note(store: Store, keys: Iterable[str]) -> str:

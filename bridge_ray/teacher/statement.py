@@ -9,8 +9,8 @@ from typing import Any
 from rich.table import Table
 
 from bridge_ray.errors import UserError
+from bridge_ray.objects import Store
 from bridge_ray.teacher.ledger import Account, Balance, Cap, Entry, Segment, accounts, exact, segments
-from bridge_ray.teacher.store import Store
 
 
 @dataclass

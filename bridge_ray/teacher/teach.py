@@ -15,6 +15,7 @@ from bridge_ray import records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.config import Budget, Corpus, SharedAccount, Teacher
 from bridge_ray.errors import Outage, UserError
+from bridge_ray.objects import Store, open_store
 from bridge_ray.progress import Task
 from bridge_ray.selection.large.run import Inputs
 from bridge_ray.selection.rank import examples_in_budget
@@ -24,7 +25,6 @@ from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import asks, price_of
 from bridge_ray.teacher.buy import Counters, Purchases, Settings, buy
 from bridge_ray.teacher.ledger import Account, Cap
-from bridge_ray.teacher.store import Store, open_store
 
 IN_VAIN = 30  # questions of which not one is answered as the corpus has it: no teacher worth its price does that
 SELDOM = 0.01  # of the questions, that a provider may fail to answer

@@ -18,6 +18,7 @@ from obstore.store import MemoryStore
 
 from bridge_ray import config
 from bridge_ray.errors import UserError
+from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import provider, standin
 from bridge_ray.teacher.answers import Ask, Reply, answer_key
 from bridge_ray.teacher.asks import asks
@@ -25,7 +26,6 @@ from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.buy import Settings, buy
 from bridge_ray.teacher.client import Client, Failure, check
 from bridge_ray.teacher.ledger import Account, Cap, balance
-from bridge_ray.teacher.store import Store, open_store
 
 KEY = "sk-secret-0123456789"
 ROWS = [

@@ -22,6 +22,7 @@ import pytest
 
 from bridge_ray import config
 from bridge_ray.answers import prompts
+from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import standin
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.batch import BatchClient
@@ -30,7 +31,6 @@ from bridge_ray.teacher.client import Client
 from bridge_ray.teacher.ledger import Account, Balance, Cap, balance
 from bridge_ray.teacher.standin_chat import question_hash
 from bridge_ray.teacher.statement import statement
-from bridge_ray.teacher.store import Store, open_store
 
 PRICE = config.Price(input=1.0, output=10.0)
 FAULTS = "429:0.04,500:0.02,reset:0.02,timeout:0.01,garbage:0.01"

@@ -20,6 +20,7 @@ from bridge_ray.corpus.splits import split
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.evaluate import SCORED, AnswerCourse, guesses, hardness_of, prediction
 from bridge_ray.inference.engine import RowFault, Sample
+from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.records import HARDNESS, PREDICTION
 from bridge_ray.selection.score import ScoreCourse
@@ -27,7 +28,6 @@ from bridge_ray.stage import Done, Stage, perform
 from bridge_ray.teacher import teach
 from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.statement import release
-from bridge_ray.teacher.store import open_store
 from tests.conftest import TINY
 
 ROW = {"system": "bridge", "question": "2 + 2?", "context": "", "answer": "4", "answer_type": "number", "options": []}

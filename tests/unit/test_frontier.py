@@ -25,12 +25,12 @@ from bridge_ray.frontier import plan, run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
+from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
 from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import Correct
 from bridge_ray.teacher.ledger import Cap, balance
-from bridge_ray.teacher.store import open_store
 from bridge_ray.teacher.teach import Payer, Unpaid
 from bridge_ray.training import teacher_assistant
 from bridge_ray.training.run import GaveUp

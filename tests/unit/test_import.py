@@ -16,11 +16,11 @@ from rich.console import Console
 
 from bridge_ray import cli, config, pipeline
 from bridge_ray.answers import prompts
+from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Work
 from bridge_ray.teacher import answers, teach
 from bridge_ray.teacher.answers import Reply, answer_key
-from bridge_ray.teacher.store import open_store
 
 PROVIDER = "http://127.0.0.1:9/v1"  # nobody is there: an answer that is not found cannot be bought
 ROWS = [{"key": f"r{i}", "q": f"Is {i:02} odd?", "a": "yes" if i % 2 else "no"} for i in range(20)]

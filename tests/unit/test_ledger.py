@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from bridge_ray import cli
+from bridge_ray.claims import Claims
 from bridge_ray.errors import UserError
+from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import ledger, statement
-from bridge_ray.teacher.claims import Claims
 from bridge_ray.teacher.ledger import Account, Balance, Cap, balance, segments
-from bridge_ray.teacher.store import Store, open_store
 
 
 @pytest.fixture

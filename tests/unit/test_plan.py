@@ -21,6 +21,7 @@ from rich.console import Console
 from bridge_ray import cli, config, hours, pipeline, records, storage
 from bridge_ray.answers import prompts
 from bridge_ray.errors import UserError
+from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Work, location, perform
 from bridge_ray.teacher import answers
@@ -29,7 +30,6 @@ from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.buy import Purchases, Settings, buy
 from bridge_ray.teacher.ledger import Account, Cap
 from bridge_ray.teacher.prices import input_bound, price
-from bridge_ray.teacher.store import open_store
 
 KEY = "sk-test-secret"
 PROVIDER = "http://127.0.0.1:9/v1"  # nobody is there

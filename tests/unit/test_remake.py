@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from bridge_ray import cli, storage
+from bridge_ray.objects import open_store
 from bridge_ray.teacher.ledger import Account, Cap
-from bridge_ray.teacher.store import open_store
 from tests import browser
 from tests.runs import leave
 

@@ -114,3 +114,66 @@ def test_two_runs_with_a_stage_in_common_share_its_output(tmp_path: Path) -> Non
         do(Stage("own", 1, {"budget": budget}, {"shared": shared}, counting(calls)), tmp_path)
     assert calls.count(location(shared, str(tmp_path))) == 1
     assert len(calls) == 3
+
+
+TOGETHER = """
+import json, os, sys, time
+from rich.console import Console
+from bridge_ray import claims, stage, storage
+from bridge_ray.config import Engine, Training
+from bridge_ray.progress import Progress
+
+claims.BEAT, claims.STALLED = 0.1, float(sys.argv[3])
+claims._machine = lambda: sys.argv[4] or None
+
+def slow(work):
+    print("at work", flush=True)
+    time.sleep(float(sys.argv[2]))
+    return {"by": os.getpid()}
+
+progress = Progress(Console(file=sys.stdout, width=200))
+one, run = stage.Stage("one", 1, {}, {}, slow), f"run-{sys.argv[2]}"
+made = stage.perform(one, sys.argv[1], run, Engine(), Training(), progress)
+print(json.dumps([made.skipped, made.metrics["by"]]), flush=True)
+"""
+
+
+def together(root: Path, seconds: float, stalled: float = 60.0, machine: str = "") -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", TOGETHER, str(root), str(seconds), str(stalled), machine]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def read(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_of_runs_that_need_a_stage_at_once_one_makes_it_and_the_others_wait_for_it(tmp_path: Path) -> None:
+    first = together(tmp_path, 4)
+    assert read(first) == "at work"
+    others = [together(tmp_path, 1), together(tmp_path, 1)]
+    for other in others:
+        assert read(other) == "one: run run-4 is at work on it; waiting for what it makes"
+        assert read(other) == f"[true, {first.pid}]"
+    assert read(first) == f"[false, {first.pid}]"
+
+
+@pytest.mark.parametrize(("machine", "stalled"), [("here", 60.0), ("", 1.0)], ids=["on this machine", "elsewhere"])
+def test_a_run_that_was_killed_at_a_stage_holds_nobody_up(tmp_path: Path, machine: str, stalled: float) -> None:
+    first = together(tmp_path, 600, stalled, machine)
+    assert read(first) == "at work"
+    second = together(tmp_path, 1, stalled, machine)
+    assert read(second).startswith("one: run run-600 is at work")
+    started = time.monotonic()
+    first.kill()
+    first.wait()
+    assert read(second) == "at work" and read(second) == f"[false, {second.pid}]"
+    assert time.monotonic() - started < 30
+
+
+def test_a_run_that_fails_at_a_stage_leaves_it_to_the_next(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="interrupted"):
+        do(Stage("one", 1, {}, {}, counting([], fail=True)), tmp_path)
+    started = time.monotonic()
+    assert not do(Stage("one", 1, {}, {}, counting([])), tmp_path).skipped
+    assert time.monotonic() - started < 10

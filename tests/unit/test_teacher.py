@@ -22,6 +22,7 @@ from aiohttp.test_utils import BaseTestServer, TestServer
 from bridge_ray import config, records
 from bridge_ray.answers import prompts
 from bridge_ray.errors import Outage, UserError
+from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import answers as paid
 from bridge_ray.teacher import standin
 from bridge_ray.teacher.answers import Reply, answer_key
@@ -30,7 +31,6 @@ from bridge_ray.teacher.buy import GIVE_UP, Purchases, Settings, buy
 from bridge_ray.teacher.client import Client, api_key, check, parameters
 from bridge_ray.teacher.ledger import Account, Balance, Cap, balance
 from bridge_ray.teacher.prices import PRICES, cost, price, worst_cost
-from bridge_ray.teacher.store import Store, open_store
 
 KEY = "sk-secret-0123456789"
 PRICE = config.Price(input=1.0, output=10.0)

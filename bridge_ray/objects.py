@@ -1,8 +1,8 @@
-"""Where paid answers and accounts are kept: small objects in a local or NFS folder, or in an object store.
+"""Small objects in a local or NFS folder, or in an object store: paid answers, accounts, and who is at work on what.
 
 What matters is created if absent and never overwritten, which every one of these stores can do atomically: all that
-is built on it (``answers``, ``ledger``, ``claims``) needs no lock and no server. obstore does not fsync: what is
-written survives the death of a process, not of a machine's power.
+is built on it (``teacher/answers``, ``teacher/ledger``, ``claims``) needs no lock and no server. obstore does not
+fsync: what is written survives the death of a process, not of a machine's power.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Store:
 
     objects: ObjectStore
     location: str
+    field: str = "teacher.store"  # of the config, that a user would mend
 
     async def get(self, path: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -81,7 +82,7 @@ class Store:
         except (obstore.exceptions.BaseError, OSError) as error:
             reason = str(error).splitlines()[0][:300]
             raise UserError(
-                f"teacher.store {self.location}: {type(error).__name__}: {reason}; answers and accounts written "
+                f"{self.field} {self.location}: {type(error).__name__}: {reason}; answers, accounts and stages written "
                 "before are whole: mend the store and run again to go on"
             ) from error
 
