@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge_ray import storage
 from bridge_ray.config import Config
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage
 from bridge_ray.pipeline import Run
 from bridge_ray.stage import Stage, Work
 from bridge_ray.teacher.teach import Payer, Unpaid
@@ -46,7 +46,7 @@ def _teach(work: Work, cost: int, cap: int | None) -> dict[str, Any]:
     _note(work)
     if cost >= 50 and (down := Path(work.out).parents[2] / "down").exists():
         down.unlink()
-        raise UserError("teacher.model stub: 503 after 10 rows; run again to go on")
+        raise Outage("teacher.model stub: 503 after 10 rows; run again to go on")
     return {"queries": cost, "usd": cost / 1000}
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from bridge_ray import job, logs, pipeline, placement, storage
 from bridge_ray.config import Config, flat
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress, Task
 from bridge_ray.report.summary import money, percent
@@ -175,7 +175,8 @@ def _raise_for(sweep: Sweep, unasked: Ended | None) -> None:
     """What the sweep could not do, as the one line that it ends with."""
     if unasked is not None:
         mended = "raise the sweep's budget and " if unasked.state == "capped" else ""
-        raise UserError(
+        kind = Outage if unasked.outage else UserError
+        raise kind(
             f"sweep {sweep.spec.name}: {unasked.reason}, and {len(sweep.book.ended())} of {sweep.total} trials have "
             f"ended; {mended}run it again to go on"
         )

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from bridge_ray import pipeline, stage
 from bridge_ray.config import Config
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
@@ -43,7 +43,11 @@ Rung = tuple[float, float]  # share of the student's updates, dev accuracy
 
 
 class Unanswered(Exception):
-    """The teacher has given up: a provider that is down, or refuses."""
+    """The teacher has given up: a provider that is down (``outage``), or refuses."""
+
+    def __init__(self, reason: str, outage: bool) -> None:
+        super().__init__(reason)
+        self.outage = outage
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,13 @@ class Terms:
 @dataclass(frozen=True)
 class Ended:
     """How a trial has ended. ``capped``: the sweep's cap has no room for what it needs; ``unanswered``: the teacher has
-    given up. Neither is the trial's own fault, and all that follow would meet it too."""
+    given up, as it is down (``outage``) or refuses. Neither is the trial's own fault, and all that follow would meet it
+    too."""
 
     state: Literal["finished", "stopped", "failed", "capped", "unanswered"]
     repeats: tuple[Repeat, ...] = ()
     reason: str | None = None
+    outage: bool = False
 
 
 @dataclass
@@ -170,7 +176,7 @@ class Keeper:
         except Unpaid as error:
             walk.ended = Ended("capped", reason=str(error))
         except Unanswered as error:
-            walk.ended = Ended("unanswered", reason=str(error))
+            walk.ended = Ended("unanswered", reason=str(error), outage=error.outage)
         except Exception as error:
             log.exception("trial %d", number)
             walk.ended = Ended("failed", reason=_line(error))
@@ -218,7 +224,7 @@ class Keeper:
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause or error
                 if part.name == TEACH and isinstance(cause, UserError) and not isinstance(cause, Unpaid):
-                    raise Unanswered(str(cause)) from error
+                    raise Unanswered(str(cause), isinstance(cause, Outage)) from error
                 raise cause from error
             finally:
                 self._asking.pop(part.fingerprint, None)

@@ -81,7 +81,7 @@ def test_a_teacher_that_gives_up_ends_the_sweep_and_no_trial(tmp_path: Path) -> 
     (tmp_path / "down").touch()
     trials, unasked, _ = executed(prepared(tmp_path, [], **spec))
     assert unasked is not None and unasked.state == "unanswered" and "503 after 10 rows" in (unasked.reason or "")
-    assert set(states(trials)) == {"running"}
+    assert unasked.outage and set(states(trials)) == {"running"}
     after, unasked, _ = executed(prepared(tmp_path, [], **spec))
     assert unasked is None and states(after) == ["finished"] * 3
 
