@@ -112,20 +112,25 @@ async def buy(
     """
     budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
     async with Claims(store, settings.beat, settings.lapse) as claims:
-        wanted = {ask.key for question in ranking for ask in settings.asks(question)}
-        await _recover(client, store, claims, budget, settings, wanted)
+        await _recover(ranking, client, store, claims, budget, settings)
         walk = _Walk(client, store, claims, account, budget, settings, on_progress)
         rows = await walk.run(ranking)
     return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid, unreached=walk.unreached)
 
 
 async def _recover(
-    client: Client | BatchClient, store: Store, claims: Claims, budget: Budget, settings: Settings, wanted: set[str]
+    ranking: Sequence[Question],
+    client: Client | BatchClient,
+    store: Store,
+    claims: Claims,
+    budget: Budget,
+    settings: Settings,
 ) -> None:
     """Take up what is with the provider, in batches that an earlier attempt has made, or another run that wanted the
     same: answers are kept, and this run's refused queries released."""
     lists = await sent.batches(store)
-    missing = wanted & frozenset().union(*lists.values())
+    wanted = (ask.key for question in ranking for ask in settings.asks(question)) if lists else ()
+    missing = frozenset().union(*lists.values()).intersection(wanted)
     missing -= (await answers.answers(store, missing)).keys()
     nonces = [nonce for nonce, keys in lists.items() if not missing.isdisjoint(keys)]
     if isinstance(client, Client):  # its own queries were asked one by one
