@@ -10,7 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from bridge_ray import amplify, job, storage
+from bridge_ray import amplify, copies, job, storage
 from bridge_ray.config import TA, Config
 from bridge_ray.corpus import stream
 from bridge_ray.corpus.load import load
@@ -102,7 +102,7 @@ def _merge(work: Work, model: str, adapter: str) -> dict[str, Any]:
 def _merged(model: str, adapter: str, out: str) -> dict[str, Any]:
     from bridge_ray.training import export
 
-    return export.merge(models.resolve(model), storage.localise(storage.locate(adapter)), out)
+    return export.merge(models.resolve(model), copies.localise(storage.locate(adapter)), out)
 
 
 def show(metrics: Mapping[str, Any], done: Done, out: Console) -> None:

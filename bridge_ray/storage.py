@@ -10,7 +10,6 @@ import configparser
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -211,24 +210,12 @@ def download(location: str, folder: Path) -> None:
     copy_files(path, str(folder.resolve()), source_filesystem=fs, destination_filesystem=LocalFileSystem())
 
 
-def localise(location: str) -> str:
-    """A local folder with a location's files: the location itself, or a copy of the object store's.
+def size(location: str) -> int:
+    """Bytes of all files in a folder."""
+    from pyarrow.fs import FileSelector
 
-    The copy is kept in the user's cache: a machine's processes load it once together, and again when it has changed.
-    """
-    if "://" not in location:
-        return location
-    from filelock import FileLock
-
-    folder = cache() / "copies" / hashlib.sha256(f"{location}#{listed(location)}".encode()).hexdigest()[:16]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            # Removed where the copy fails: what does not fit would else fill the disk for all that follow.
-            with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-                download(location, Path(temporary) / "files")
-                (Path(temporary) / "files").rename(folder)
-    return str(folder)
+    fs, path = filesystem(location)
+    return sum(file.size or 0 for file in fs.get_file_info(FileSelector(path, allow_not_found=True, recursive=True)))
 
 
 def listed(location: str) -> str:
@@ -239,8 +226,3 @@ def listed(location: str) -> str:
     files = fs.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
     content = sorted(f"{file.path}:{file.size}:{file.mtime_ns}" for file in files)
     return hashlib.sha256("\n".join(content).encode()).hexdigest()[:16]
-
-
-def cache() -> Path:
-    """The user's cache folder for what can be made or fetched again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bridge_ray"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bridge_ray import storage
+from bridge_ray import copies
 from bridge_ray.config import Engine as EngineConfig
 from bridge_ray.inference import models
 from bridge_ray.inference.compact import reason
@@ -56,7 +56,7 @@ def courses(
 
 def load_engine(served: Served, settings: EngineConfig) -> Engine:
     """vLLM on the model; its files are fetched or converted once per machine."""
-    adapter = storage.localise(served.adapter) if served.adapter else None
+    adapter = copies.localise(served.adapter) if served.adapter else None
     return Engine(models.resolve(served.model), adapter, settings, served.seed)
 
 

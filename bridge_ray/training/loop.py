@@ -19,7 +19,7 @@ import ray.train.torch
 import torch
 from loky import cpu_count
 
-from bridge_ray import storage
+from bridge_ray import copies, storage
 from bridge_ray.config import Lora, Schedule, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Watch
@@ -109,7 +109,7 @@ def _train(job: Job, counter: Any) -> None:
 
 
 def _load_rows(job: Job) -> dict[str, tokens.TokenRows]:
-    return {pool: tokens.load(Path(storage.localise(folder))) for pool, folder in job.token_folders.items()}
+    return {pool: tokens.load(Path(copies.localise(folder))) for pool, folder in job.token_folders.items()}
 
 
 def load_model(job: Job) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from bridge_ray import storage
+from bridge_ray import copies, storage
 from bridge_ray.inference import models
 
 
@@ -51,12 +55,12 @@ def test_a_model_directory_goes_up_and_comes_down_once(
     (model / "config.json").write_text("{}")
     (model / "sub" / "weights.safetensors").write_bytes(b"1234")
     storage.upload(model, storage.join(place, "model"))
-    copy = Path(storage.localise(storage.join(place, "model")))
+    copy = Path(copies.localise(storage.join(place, "model")))
     assert (copy / "config.json").read_text() == "{}" and (copy / "sub" / "weights.safetensors").read_bytes() == b"1234"
-    assert storage.localise(storage.join(place, "model")) == str(copy)
+    assert copies.localise(storage.join(place, "model")) == str(copy)
     (model / "config.json").write_text('{"changed": 1}')
     storage.upload(model, storage.join(place, "model"))
-    assert (Path(storage.localise(storage.join(place, "model"))) / "config.json").read_text() == '{"changed": 1}'
+    assert (Path(copies.localise(storage.join(place, "model"))) / "config.json").read_text() == '{"changed": 1}'
 
 
 def test_a_model_that_was_replaced_at_its_url_is_another_one(tmp_path: Path) -> None:
@@ -82,9 +86,37 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     with monkeypatch.context() as broken:
         broken.setattr("pyarrow.fs.copy_files", full)
         with pytest.raises(OSError, match="no space left"):
-            storage.localise(url)
+            copies.localise(url)
     assert [path for path in (tmp_path / "cache" / "bridge_ray" / "copies").iterdir() if path.is_dir()] == []
-    assert (Path(storage.localise(url)) / "config.json").read_text() == "{}"
+    assert (Path(copies.localise(url)) / "config.json").read_text() == "{}"
+
+
+def test_copies_make_room_for_others_on_a_full_disk_but_not_what_may_be_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk of 100 bytes, which holds three copies of 30."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "bridge_ray" / "copies"
+
+    def disk(_: Path) -> Any:
+        used = 30 * sum(path.is_dir() for path in folder.iterdir())
+        return SimpleNamespace(total=100, used=used, free=100 - used)
+
+    def copy(name: str, hours: float) -> Path:
+        """A copy that was last used so long ago."""
+        (tmp_path / name).mkdir(exist_ok=True)
+        (tmp_path / name / "weights").write_bytes(b"0" * 30)
+        made = Path(copies.localise(f"file://{tmp_path}/{name}"))
+        os.utime(made, (0, time.time() - 3600 * hours))
+        return made
+
+    monkeypatch.setattr("shutil.disk_usage", disk)
+    first, second, third = copy("first", 3), copy("second", 9), copy("third", 0.5)
+    copies.localise(f"file://{tmp_path}/second")  # used again: now the first is the one that was not for longest
+    fourth = copy("fourth", 0.5)
+    assert [path.is_dir() for path in (first, second, third, fourth)] == [False, True, True, True]
+    fifth = copy("fifth", 0)  # all others were used within the hour: it does not fit, and nothing is taken away
+    assert all(path.is_dir() for path in (second, third, fourth, fifth))
 
 
 def test_keys_may_come_from_a_mounted_file(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
