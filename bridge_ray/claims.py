@@ -18,22 +18,18 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from bridge_ray import storage
 from bridge_ray.errors import UserError
-from bridge_ray.objects import Store
+from bridge_ray.objects import Store, open_store
 
 BEAT = 5.0  # seconds between two pulses
 LAPSE = 20.0  # seconds without one, after which an owner is taken to be dead
 STALLED = 60.0  # the same for work of hours, which may hold up its own pulse for a while
 WATCH = 0.5  # seconds between two looks at what somebody else is at work on
-WHOLE = "whole"  # the key of a claim to all of a folder
-
-T = TypeVar("T")
 
 
 class Claims:
@@ -78,10 +74,18 @@ class Claims:
         self._held[key] = number
         return True
 
-    async def holder(self, key: str) -> str | None:
-        """The run that has claimed the key."""
-        run: str | None = (await self._last(key))[1].get("run")
-        return run
+    def first(self, key: str) -> bool:
+        """Whether a key that we have taken was never claimed before."""
+        return self._held[key] == 1
+
+    async def wait(self, key: str, waiting: Callable[[str | None], None]) -> None:
+        """Take the key, once nobody else has it. ``waiting`` is told the run of the one who does, once."""
+        told = False
+        while not await self.take(key):
+            if not told:
+                waiting((await self._last(key))[1].get("run"))
+            told = True
+            await asyncio.sleep(WATCH)
 
     async def _last(self, key: str) -> tuple[int, dict[str, Any]]:
         """The number of the claim that counts, and the claim."""
@@ -132,40 +136,31 @@ def _machine() -> str | None:
 
 
 def _running(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 @contextlib.contextmanager
-def alone(folder: str, run: str, waiting: Callable[[str | None], None]) -> Iterator[None]:
-    """Be the only one at work in a folder for the length of the block, for ``run``.
+def alone(folder: str, key: str, run: str, waiting: Callable[[str | None], None]) -> Iterator[None]:
+    """Be the only process at work on the key for the length of the block, for ``run``. Claims lie in the folder.
 
-    While another process has it, ``waiting`` is told the name of that one's run, once. The pulse beats in a thread.
+    While another one is, ``waiting`` is told the name of its run, once. The pulse beats in a thread. Raises UserError
+    where the folder cannot be written to.
     """
+    claims = Claims(open_store(folder, field="storage"), BEAT, STALLED, run)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    store = Store(storage.object_store(folder), folder, "storage")
-    claims = Claims(store, BEAT, STALLED, run)
-
-    def wait(work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result()
-
+    taking = asyncio.run_coroutine_threadsafe(claims.wait(key, waiting), loop)
     try:
-        told = False
-        while not wait(claims.take(WHOLE)):
-            if not told:
-                waiting(wait(claims.holder(WHOLE)))
-            told = True
-            time.sleep(WATCH)
+        taking.result()
         yield
     finally:
-        wait(claims.__aexit__(None, None, None))
+        taking.cancel()
+        asyncio.run_coroutine_threadsafe(claims.__aexit__(None, None, None), loop).result()
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

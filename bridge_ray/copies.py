@@ -16,7 +16,8 @@ from pathlib import Path
 from bridge_ray import storage
 
 IN_USE = 3600.0  # seconds: who was given a copy has loaded it by then, or has its files open
-SPARE = 0.05  # share of the disk that a copy leaves free, where removing others can bring that about
+ABANDONED = 24 * 3600.0  # seconds after which what a killed process was writing or removing is nobody's
+SPARE = 0.05  # share of the disk that is left free, where removing copies can bring that about
 
 
 def localise(location: str) -> str:
@@ -40,20 +41,45 @@ def localise(location: str) -> str:
 
 def _make_room(folder: Path, size: int) -> None:
     """Remove the copies that were used longest ago until there is room for so many bytes; none that may be in use."""
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     with FileLock(folder / "room.lock"):
+        for path in folder.glob("tmp*"):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
         copies = [path for path in (lock.with_suffix("") for lock in folder.glob("*.lock")) if path.is_dir()]
-        for copy in sorted(copies, key=lambda copy: copy.stat().st_mtime):
-            disk = shutil.disk_usage(folder)
-            if disk.free - size >= SPARE * disk.total:
+        old = sorted((path for path in copies if not _in_use(path)), key=lambda path: path.stat().st_mtime)
+        disk, sizes = shutil.disk_usage(folder), {path: _size(path) for path in old}
+        spare = int(SPARE * disk.total)
+        wanted = size + (spare if disk.free + sum(sizes.values()) >= size + spare else 0)
+        free = disk.free
+        for path in old:
+            if free >= wanted:
                 return
-            try:
-                with FileLock(f"{copy}.lock", timeout=0):  # else a process is being given it
-                    if time.time() - copy.stat().st_mtime > IN_USE:
-                        shutil.rmtree(copy)
-            except Timeout:
-                continue
+            free += sizes[path] if _removed(path) else 0
+
+
+def _in_use(copy: Path) -> bool:
+    return time.time() - copy.stat().st_mtime < IN_USE
+
+
+def _size(copy: Path) -> int:
+    return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
+
+
+def _removed(copy: Path) -> bool:
+    """Remove a copy unless somebody is being given it. At no moment is half of it where the whole was."""
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(f"{copy}.lock", timeout=0):
+            if _in_use(copy):
+                return False
+            copy.rename(gone := Path(tempfile.mkdtemp(dir=copy.parent)) / "files")
+    except (Timeout, OSError):
+        return False
+    shutil.rmtree(gone.parent, ignore_errors=True)
+    return True
 
 
 def cache() -> Path:

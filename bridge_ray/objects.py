@@ -29,7 +29,7 @@ class Store:
 
     objects: ObjectStore
     location: str
-    field: str = "teacher.store"  # of the config, that a user would mend
+    field: str = "teacher.store"  # of the config, in errors
 
     async def get(self, path: str) -> bytes | None:
         """The object's bytes, or None where there is none."""
@@ -87,9 +87,9 @@ class Store:
             ) from error
 
 
-def open_store(location: str, there: bool = False) -> Store:
-    """The store at a local path or an object-store URL (s3://, gs://); ``there``: it must be there already, and is not
-    made.
+def open_store(location: str, there: bool = False, field: str = "teacher.store") -> Store:
+    """The store at a local path or an object-store URL (s3://, gs://), which a user knows as the config's ``field``;
+    ``there``: it must be there already, and is not made.
 
     Raises UserError when the location cannot be opened.
     """
@@ -97,9 +97,9 @@ def open_store(location: str, there: bool = False) -> Store:
     if there and not storage.exists(storage.root(location)):
         raise UserError(f"teacher.store {location}: there is none; a run's is STORAGE/teacher, or its teacher.store")
     try:
-        return Store(storage.object_store(place), place)
+        return Store(storage.object_store(place), place, field)
     except Exception as error:  # obstore raises its own and Python's, by kind of location
-        raise UserError(f"teacher.store {location}: cannot be opened: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{field} {location}: cannot be opened: {str(error).splitlines()[0]}") from error
 
 
 async def gather(read: Callable[[str], Awaitable[T]], names: Iterable[str]) -> dict[str, T]:

@@ -26,7 +26,7 @@ from bridge_ray.inference import models
 from bridge_ray.progress import Progress
 from bridge_ray.report.write import write_metrics, write_report
 from bridge_ray.selection import embed, score, select
-from bridge_ray.stage import Done, Stage, done, perform
+from bridge_ray.stage import Done, Stage, discard, done, perform
 from bridge_ray.teacher import provider, teach
 from bridge_ray.teacher.asks import price_of
 from bridge_ray.teacher.client import api_key
@@ -241,7 +241,7 @@ def perform_all(
     )
     if fresh:
         for part in wanted:
-            storage.delete(storage.join(run.root, "stages", part.name, part.fingerprint))
+            discard(part, run.root, run.config.name, progress)
     storage.write_bytes(storage.join(run.home, "config.yaml"), dump(run.config).encode())
     finished: dict[str, Done] = {}
     try:

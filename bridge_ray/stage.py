@@ -13,7 +13,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -126,11 +126,7 @@ def perform(
     if before := done(stage, root):
         return before
     out = location(stage, root)
-
-    def waiting(other: str | None) -> None:
-        progress.console.print(f"{stage.name}: run {other} is at work on it; waiting for what it makes")
-
-    with claims.alone(storage.join(out, "work"), run, waiting):
+    with _alone(stage, root, run, progress):
         if before := done(stage, root):
             return before
         inputs = {name: location(upstream, root) for name, upstream in stage.inputs.items()}
@@ -140,6 +136,19 @@ def perform(
             seconds = spent()
         storage.write_json(storage.join(out, "manifest.json"), _manifest(stage, metrics, seconds))
     return Done(stage.name, stage.fingerprint, out, metrics, seconds, skipped=False)
+
+
+def discard(stage: Stage, root: str, run: str, progress: Progress) -> None:
+    """Remove what there is of the stage, for the run of that name; waits while another run is at work on it."""
+    with _alone(stage, root, run, progress):
+        storage.delete(location(stage, root))
+
+
+def _alone(stage: Stage, root: str, run: str, progress: Progress) -> AbstractContextManager[None]:
+    def waiting(other: str | None) -> None:
+        progress.console.print(f"{stage.name}: run {other} is at work on it; waiting for what it makes", markup=False)
+
+    return claims.alone(storage.join(root, "work"), f"{stage.name}-{stage.fingerprint}", run, waiting)
 
 
 @contextmanager

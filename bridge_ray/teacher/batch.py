@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
@@ -64,7 +64,8 @@ class BatchClient:
         on_state: Callable[[str], None] | None = None,
     ) -> None:
         self.model, self.parameters, self.max_tokens = client.model, client.parameters, client.max_tokens
-        self._client, self._store, self._account = client, store, account
+        self.account = account
+        self.chat, self._store = client, store
         self._quiet, self._poll, self._poll_most = quiet, poll, poll_most
         self._attempts, self._patience = attempts, patience
         self._most_requests, self._most_bytes = most_requests, most_bytes
@@ -92,7 +93,7 @@ class BatchClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._client.__aexit__(kind, error, trace)
+        await self.chat.__aexit__(kind, error, trace)
 
     async def ask(self, ask: Ask, reserve: Reserve) -> Reply | Failure:
         """Have one question answered in a batch, and in another one where that can help; never raises for an outcome.
@@ -108,23 +109,19 @@ class BatchClient:
                 break
         return outcome
 
-    async def recover(self, nonces: Collection[str] = ()) -> AsyncIterator[tuple[str, Reply | Failure]]:
-        """What has come of the batches that this account has at the provider, and the replies of those that others had
-        made under one of the ``nonces``; waits for those under way.
+    async def recover(self) -> AsyncIterator[tuple[str, Reply | Failure]]:
+        """What has come of the batches that this account has at the provider; waits for those under way.
 
-        Call it before the first ask. Every key that this account ever sent in a batch is yielded once, as a Reply if
-        it has one; of the others no batch was bought. Raises UserError when the provider cannot be asked.
+        Call it before the first ask. Every key that was ever sent in a batch is yielded once, as a Reply if it has
+        one; of the others no batch was bought. Raises UserError when the provider cannot be asked.
         """
         failures: Outcomes = {}
         replied: set[str] = set()
         tasks: list[asyncio.Task[Outcomes]] = []
         try:
-            listed = await self._listed()
-            own = self._own(listed)
-            self._known.update(batch.id for batch in own)
-            others = [batch for batch in listed if _nonce(batch) in nonces and batch.id not in self._known]
-            tasks += [asyncio.create_task(self._recovered(batch)) for batch in own]
-            tasks += [asyncio.create_task(self._replies(batch)) for batch in others]
+            batches = self._own(await self._listed())
+            self._known.update(batch.id for batch in batches)
+            tasks += [asyncio.create_task(self._recovered(batch)) for batch in batches]
             for task in asyncio.as_completed(tasks):
                 for key, outcome in (await task).items():
                     if isinstance(outcome, Failure):
@@ -143,6 +140,24 @@ class BatchClient:
         for key, failure in failures.items():
             if key not in replied:
                 yield key, failure
+
+    async def replies(self, nonce: str) -> dict[str, Reply]:
+        """What others' batch of that nonce has brought, once it has ended; what has not come of it is theirs to know.
+
+        Raises UserError when the provider cannot be asked.
+        """
+        found: dict[str, Reply] = {}
+        try:
+            for batch in [batch for batch in await self._listed() if _nonce(batch) == nonce]:
+                outcomes = await self._recovered(batch)
+                found |= {key: one for key, one in outcomes.items() if isinstance(one, Reply)}
+        except _Lost as lost:
+            raise UserError(
+                f"teacher.model {self.model}: what is asked now was sent before, in a batch that cannot be looked up: "
+                f"{lost.failure.error}; take a key that may list batches and run again, or remove sent/{nonce}.json "
+                "from teacher.store and the questions are bought anew"
+            ) from None
+        return found
 
     def withdraw(self) -> list[str]:
         """Create no more batches: the keys of asks on their way that were in none. Who waits for them is to be
@@ -209,9 +224,9 @@ class BatchClient:
     # one batch
 
     async def _create(self, requests: Mapping[str, _Request]) -> Batch:
-        upload = partial(self._client.upload, b"".join(request.line for request in requests.values()))
+        upload = partial(self.chat.upload, b"".join(request.line for request in requests.values()))
         file = await self._lasting(upload, billed=False)
-        nonce = await sent.note(self._store, requests)
+        nonce = await sent.note(self._store, self.account, requests)
         self._sent.update(requests)
         task = asyncio.current_task()
         assert task is not None
@@ -222,7 +237,7 @@ class BatchClient:
 
     async def _create_or_find(self, file: str, nonce: str) -> Batch | Failure:
         """Create a batch; where that seems to have failed, see whether it has."""
-        made = await self._client.create_batch(file, self._metadata | {"nonce": nonce})
+        made = await self.chat.create_batch(file, self._metadata | {"nonce": nonce})
         if isinstance(made, Batch) or not (made.retry or made.billed):
             return made
         await asyncio.sleep(self._wait(0))
@@ -230,7 +245,7 @@ class BatchClient:
 
     @property
     def _metadata(self) -> dict[str, str]:
-        return {"bridge_ray": self._account}
+        return {"bridge_ray": self.account}
 
     async def _created(self, nonce: str) -> Batch | None:
         """The batch that a call has created although it seemed to fail."""
@@ -247,15 +262,11 @@ class BatchClient:
         listed: list[Batch] = []
         after = None
         while True:
-            page = await self._lasting(partial(self._client.batches, after))
+            page = await self._lasting(partial(self.chat.batches, after))
             listed += page.data
             if not (page.has_more and page.data):
                 return listed
             after = page.data[-1].id
-
-    async def _replies(self, batch: Batch) -> Outcomes:
-        """What others' batch has brought: what has not come of it is theirs to know."""
-        return {key: one for key, one in (await self._recovered(batch)).items() if isinstance(one, Reply)}
 
     async def _recovered(self, batch: Batch) -> Outcomes:
         data = await self._file(batch.input_file_id) or b""
@@ -286,14 +297,14 @@ class BatchClient:
             if batch.status in ENDED:
                 return batch
             await asyncio.sleep(self._wait(looks))
-            batch = await self._lasting(partial(self._client.batch, batch.id))
+            batch = await self._lasting(partial(self.chat.batch, batch.id))
             looks += 1
 
     def _absent(self, batch: Batch) -> Failure:
         """What it means that a request is in neither of an ended batch's results."""
         if batch.status == "failed":
             problems = (batch.errors and batch.errors.data) or []
-            words = self._client.quoted(problems[0].message if problems else "no reason given")
+            words = self.chat.quoted(problems[0].message if problems else "no reason given")
             return Failure(f"batch failed: {words}", billed=False, fatal=True)
         if batch.status == "completed":
             return Failure("missing in the batch's results", billed=True)
@@ -306,10 +317,10 @@ class BatchClient:
             error = line.error or _Error()
             if error.code == "batch_expired":
                 return Failure("batch expired", billed=False, retry=True)
-            return Failure(self._client.quoted(f"batch: {error.code}: {error.message}"), billed=False)
+            return Failure(self.chat.quoted(f"batch: {error.code}: {error.message}"), billed=False)
         body, status = line.response.body, line.response.status_code
         if status >= 400:
-            return self._client.refused(status, body.get("error") if isinstance(body, dict) else None)
+            return self.chat.refused(status, body.get("error") if isinstance(body, dict) else None)
         return read(json.dumps(body).encode(), messages, self.max_tokens)
 
     # the provider
@@ -317,7 +328,7 @@ class BatchClient:
     async def _file(self, file: str) -> bytes | None:
         """A file's content, or None where the provider has it no longer."""
         try:
-            return await self._lasting(partial(self._client.download, file))
+            return await self._lasting(partial(self.chat.download, file))
         except _Lost as lost:
             if lost.failure.status == 404:
                 return None

@@ -39,10 +39,6 @@ class Budget:
         """Whether a query for this key is open."""
         return bool(self._open[key])
 
-    def unknown(self) -> list[str]:
-        """The keys with a query that is open."""
-        return [key for key, queries in self._open.items() if queries]
-
     def fits(self, asks: Sequence[Ask]) -> bool:
         """Whether the run may use the asks on top of all that is on its way, should each cost its worst."""
         if self.queries + len(self._held) + len(asks) > self._limit:

@@ -20,7 +20,7 @@ from bridge_ray.answers.verify import matches
 from bridge_ray.claims import BEAT, LAPSE, WATCH, Claims
 from bridge_ray.config import Price
 from bridge_ray.errors import Outage, UserError
-from bridge_ray.objects import Store, gather
+from bridge_ray.objects import Store
 from bridge_ray.teacher import answers, sent
 from bridge_ray.teacher.answers import Ask, Reply
 from bridge_ray.teacher.asks import Question
@@ -28,6 +28,7 @@ from bridge_ray.teacher.batch import BatchClient
 from bridge_ray.teacher.budget import Budget
 from bridge_ray.teacher.client import Client, Failure
 from bridge_ray.teacher.ledger import Account, exact
+from bridge_ray.teacher.sent import Sent
 
 GIVE_UP = 10  # failures in a row after which the provider is taken to be down
 
@@ -41,7 +42,8 @@ class Settings:
     ``asks`` writes what may be asked of a question: first this, then, if the answer is wrong, the next. ``price`` is
     what they cost, ``max_usd`` in US dollars; ``beat`` and ``lapse`` (seconds) are of claims. Where of the first
     ``in_vain`` questions not one has a rationale that holds, no others are asked: something is wrong with how they are.
-    ``on_state`` is called with a line on where an earlier batch stands that is waited for.
+    ``on_state`` is called with a line on where an earlier batch stands that is waited for, ``on_other`` with the run
+    that is at this walk already, and is waited for.
     """
 
     asks: Callable[[Question], list[Ask]]
@@ -51,7 +53,8 @@ class Settings:
     in_vain: int | None = None
     beat: float = BEAT
     lapse: float = LAPSE
-    on_state: Callable[[str], None] | None = None
+    on_state: Callable[[str], None] = lambda line: None
+    on_other: Callable[[str | None], None] = lambda run: None
 
 
 @dataclass(frozen=True)
@@ -110,66 +113,67 @@ async def buy(
     (``settings.in_vain``), and Outage when it seems to be down; answers bought by then are kept, and so are those that
     were on their way.
     """
-    budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
-    async with Claims(store, settings.beat, settings.lapse) as claims:
-        await _recover(ranking, client, store, claims, budget, settings)
+    async with Claims(store, settings.beat, settings.lapse, account.run) as claims:
+        # Another process with this account and buyer would count our open queries as its own.
+        await claims.wait(f"walk-{account.name}-{account.buyer}", settings.on_other)
+        budget = Budget(await account.open(), limit, settings.max_usd, settings.price)
+        if isinstance(client, BatchClient):
+            await _recover(client, store, account, budget)
         walk = _Walk(client, store, claims, account, budget, settings, on_progress)
         rows = await walk.run(ranking)
     return Purchases(**asdict(walk.counters()), rows=rows, unpaid=walk.unpaid, unreached=walk.unreached)
 
 
-async def _recover(
-    ranking: Sequence[Question],
-    client: Client | BatchClient,
-    store: Store,
-    claims: Claims,
-    budget: Budget,
-    settings: Settings,
-) -> None:
-    """Take up what is with the provider, in batches that an earlier attempt has made, or another run that wanted the
-    same: answers are kept, and this run's refused queries released."""
-    lists = await sent.batches(store)
-    wanted = (ask.key for question in ranking for ask in settings.asks(question)) if lists else ()
-    missing = frozenset().union(*lists.values()).intersection(wanted)
-    missing -= (await answers.answers(store, missing)).keys()
-    nonces = [nonce for nonce, keys in lists.items() if not missing.isdisjoint(keys)]
-    if isinstance(client, Client):  # its own queries were asked one by one
-        if nonces:
-            nobody = BatchClient(client, store, "", on_state=settings.on_state)
-            await _take_up(nobody, nonces, store, budget)
-        return
-    told = await _take_up(client, nonces, store, budget)
-    await _give_back(set(budget.unknown()).difference(told, *lists.values()), claims, budget, settings)
-
-
-async def _take_up(client: BatchClient, nonces: list[str], store: Store, budget: Budget) -> set[str]:
-    """The keys of which something has come."""
+async def _recover(client: BatchClient, store: Store, account: Account, budget: Budget) -> None:
+    """Take up what an earlier attempt has left with the provider: answers are kept, and refused queries released, as
+    are those that were never sent."""
     told = set()
-    async for key, outcome in client.recover(nonces):
+    async for key, outcome in client.recover():
         told.add(key)
         if isinstance(outcome, Reply):
             await answers.keep(store, key, outcome)
         elif not outcome.billed and budget.asked(key):
             await budget.release(key, outcome.error)
-    return told
+    own = [one.keys for one in (await sent.batches(store)).values() if one.owner == client.account]
+    lost = {query.key for query in account.own() if query.lost}
+    never = [query.key for query in account.own() if query.key not in told.union(lost, *own)]
+    await asyncio.gather(*[budget.release(key, "not sent") for key in never])
 
 
-async def _give_back(never: set[str], claims: Claims, budget: Budget, settings: Settings) -> None:
-    """Release what was reserved for a batch and never sent, unless somebody who is alive is about to send it."""
-    ends = time.monotonic() + settings.lapse + settings.beat
+class _Earlier:
+    """Others' batches that may have what is asked now: they were stopped, or killed, and the batch goes on."""
 
-    async def released(key: str) -> bool:
-        if not await claims.take(key):
-            return False
-        while budget.asked(key):
-            await budget.release(key, "not sent")
-        await claims.give_up(key)
-        return True
+    def __init__(self, client: Client | BatchClient, store: Store, on_state: Callable[[str], None]) -> None:
+        chat, self._own = (client, "") if isinstance(client, Client) else (client.chat, client.account)
+        self._store, self._collector = store, BatchClient(chat, store, "", on_state=on_state)
+        self._sent: dict[str, Sent] = {}
+        self._read = 0.0  # when the lists began to be read
+        self._reading = asyncio.Lock()
+        self._tasks: dict[str, asyncio.Task[None]] = {}  # by nonce
 
-    while never := {key for key, gone in (await gather(released, never)).items() if not gone}:
-        if time.monotonic() > ends:
-            return
-        await asyncio.sleep(WATCH)
+    async def take_up(self, key: str) -> None:
+        """Wait for the batches that the key was in, and keep their answers. Raises UserError where they cannot be had.
+
+        Call it once the key is ours to buy: nobody can put it into another batch from then on.
+        """
+        now = time.monotonic()
+        async with self._reading:
+            if self._read <= now:
+                self._read = time.monotonic()
+                self._sent |= await sent.batches(self._store, self._sent)
+        others = [nonce for nonce, one in self._sent.items() if key in one.keys and one.owner != self._own]
+        for nonce in others:
+            if nonce not in self._tasks:
+                self._tasks[nonce] = asyncio.create_task(self._keep(nonce))
+        await asyncio.gather(*[self._tasks[nonce] for nonce in others])
+
+    async def _keep(self, nonce: str) -> None:
+        for key, reply in (await self._collector.replies(nonce)).items():
+            await answers.keep(self._store, key, reply)
+
+    def stop(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
 
 
 class _Walk:
@@ -185,6 +189,7 @@ class _Walk:
     ) -> None:
         self._client, self._store, self._claims = client, store, claims
         self._account, self._budget = account, budget
+        self._earlier = _Earlier(client, store, settings.on_state)
         self._settings, self._on_progress = settings, on_progress
         self._tasks: list[asyncio.Task[Row | None]] = []
         self._running: set[asyncio.Task[Row | None]] = set()
@@ -193,6 +198,7 @@ class _Walk:
         self._hits: set[str] = set()
         self._spent = self._total = 0  # see ledger.exact
         self._closed = False  # the budget has ended: no ask that has no room held for it may be used any more
+        self._over = False  # nothing that others make is waited for any more
         self.unpaid = False  # the account has: answers that are there may be used, none is bought
         self._failures = 0  # in a row
         self.unreached = 0  # rows
@@ -205,7 +211,8 @@ class _Walk:
             await self._settled(self._running, asyncio.FIRST_EXCEPTION)
             return [row for row in (task.result() for task in self._tasks) if row is not None]
         finally:
-            self._closed = True
+            self._closed = self._over = True
+            self._earlier.stop()
             unsent: list[str] = []
             if isinstance(self._client, BatchClient):  # a batch goes on without us, and is taken up by the next run
                 unsent = self._client.withdraw()
@@ -313,10 +320,16 @@ class _Walk:
     async def _claim(self, ask: Ask) -> Reply | None:
         """Wait while another process buys the answer; None when it is ours to buy."""
         while not await self._claims.take(ask.key):
+            if self._over:
+                raise asyncio.CancelledError
             await asyncio.sleep(WATCH)
             if (reply := await answers.answer(self._store, ask.key)) is not None:
                 return reply
-        # The one who had the claim before may have answered and gone since we looked.
+        # The one who had the claim before may have answered and gone since we looked, or sent it in a batch.
+        reply = await answers.answer(self._store, ask.key)
+        if reply is not None or self._claims.first(ask.key):
+            return reply
+        await self._earlier.take_up(ask.key)
         return await answers.answer(self._store, ask.key)
 
     def _drop(self, held: list[Ask]) -> None:

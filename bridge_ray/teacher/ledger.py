@@ -103,7 +103,7 @@ class Account:
     """
 
     def __init__(self, store: Store, name: str, cap: Cap, buyer: str, run: str, model: str) -> None:
-        self.name, self.cap, self.buyer = name, cap, buyer
+        self.name, self.cap, self.buyer, self.run = name, cap, buyer, run
         self.balance = Balance()
         self._store, self._about = store, {"buyer": buyer, "run": run, "model": model}
         self._writer = uuid.uuid4().hex[:12]

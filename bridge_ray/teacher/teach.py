@@ -124,6 +124,7 @@ def purchase(
         max_usd=max_usd,
         in_vain=in_vain,
         on_state=task.say,
+        on_other=lambda run: task.say(f"waiting: run {run} asks the same"),
     )
     store = open_store(terms.store)
     account = _account(store, terms, work, limit, max_usd)

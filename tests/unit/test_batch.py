@@ -23,7 +23,7 @@ from bridge_ray.teacher import provider, standin
 from bridge_ray.teacher.answers import Ask, Reply, answer_key
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.batch import BatchClient
-from bridge_ray.teacher.buy import Settings, buy
+from bridge_ray.teacher.buy import Purchases, Settings, buy
 from bridge_ray.teacher.client import Client, Failure, check
 from bridge_ray.teacher.ledger import Account, Cap, balance
 
@@ -38,6 +38,15 @@ Middleware = Callable[[web.Request, Callable[[web.Request], Awaitable[web.Stream
 def ask(number: int) -> Ask:
     messages = [{"role": "user", "content": ROWS[number]["question"]}]
     return Ask(answer_key("test", "gpt-4o", messages, {}), messages, 0.01)
+
+
+def questions() -> list[dict[str, Any]]:
+    """The rows as a walk has them."""
+    return [
+        {"id": number, "key": str(number), "question": row["question"], "context": "", "options": []}
+        | {"answer": row["answer"], "answer_type": "number"}
+        for number, row in enumerate(ROWS)
+    ]
 
 
 KEYS = {ask(number).key: number for number in range(len(ROWS))}
@@ -309,11 +318,7 @@ def test_a_walk_that_is_stopped_before_its_batch_is_sent_owes_nothing(tmp_path: 
     store = open_store(str(tmp_path))
     teacher = config.Teacher(model="gpt-4o", mode="batch", max_tokens=64, price=config.Price(input=1, output=10))
     how = Settings(partial(asks, provider="test", teacher=teacher), teacher.price, concurrency=40)
-    rows = [
-        {"id": number, "key": str(number), "question": row["question"], "context": "", "options": []}
-        | {"answer": row["answer"], "answer_type": "number"}
-        for number, row in enumerate(ROWS)
-    ]
+    rows = questions()
 
     async def use(server: Server) -> None:
         account = Account(store, "run", Cap(20), "run", "test", "gpt-4o")
@@ -332,6 +337,33 @@ def test_a_walk_that_is_stopped_before_its_batch_is_sent_owes_nothing(tmp_path: 
         assert [row["verified"] for row in bought.rows] == [True] * 20
 
     serve(use)
+
+
+def test_what_has_expired_is_not_charged_when_others_have_answered_it_since(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    teacher = config.Teacher(model="gpt-4o", mode="batch", max_tokens=64, price=config.Price(input=1, output=10))
+    how = Settings(partial(asks, provider="test", teacher=teacher), teacher.price, concurrency=40)
+
+    async def walk(client: Client | BatchClient, name: str) -> Purchases:
+        account = Account(store, name, Cap(20), name, "test", "gpt-4o")
+        async with client:
+            return await buy(questions(), client, store, account, 20, how, lambda counters: None)
+
+    async def use(server: Server) -> None:
+        first = asyncio.create_task(walk(server.client("first"), "first"))
+        while not server.count("POST /v1/batches"):
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert len((await balance(store, "first")).open) > 5
+        other = await walk(Client(str(server.server.make_url("/v1")), KEY, "gpt-4o", max_tokens=64), "other")
+        again = await walk(server.client("first"), "first")
+        assert (other.bought, again.bought, again.hits) == (20, 0, 20)
+        owed = await balance(store, "first")
+        assert (owed.queries, owed.settled, owed.reserved) == (0, 0, 0)
+
+    serve(use, batch_seconds=0.5, batch_fail="expired:1.0")
 
 
 def test_other_accounts_batches_are_not_ours() -> None:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -114,7 +115,11 @@ async def drive(store: Store, base_url: str, account: Account, limit: int, ranki
     chat = Client(base_url, "none", "gpt-4o", max_tokens=64, backoff=0.01, timeout=0.4)
     batch = os.environ.get("MODE") == "batch"
     settings = replace(SETTINGS, concurrency=limit) if batch else SETTINGS
-    async with BatchClient(chat, store, account.name, quiet=0.2, poll=0.1) if batch else chat as client:
+    async with (
+        BatchClient(chat, store, account.name, quiet=float(os.environ.get("QUIET", "0.2")), poll=0.1)
+        if batch
+        else chat as client
+    ):
         return await buy(ranking, client, store, account, limit, settings, lambda counters: None)
 
 
@@ -252,6 +257,38 @@ def test_a_batch_under_way_is_taken_up_by_whoever_wants_its_answers(tmp_path: Pa
     assert set(paid["by_question"].values()) == {1} and paid["billed"] == 26
     assert sent == 5 and large.queries == again["bought"] == 26 - sent and not large.open
     assert again["ids"] == list(range(QUESTIONS))
+
+
+@pytest.mark.parametrize("mode", ["batch", "chat"])
+def test_a_batch_that_its_maker_leaves_while_others_wait_for_it_is_not_bought_again(
+    tmp_path: Path, answers: str, mode: str
+) -> None:
+    """The second run began when nothing was sent yet: it waits for the first one's claims, and then for its batch."""
+    store = tmp_path / "teacher"
+    with standin.running("recorded", answers, batch_seconds=4.0) as provider:
+        first = start(str(store), provider, "small", 10, 10, 0, MODE="batch", QUIET="3")
+        while len(owed(store, "small").open) < 5:
+            assert first.poll() is None
+            time.sleep(0.05)
+        second = start(str(store), provider, "large", 26, 26, 0, MODE=mode)
+        while not bill_batches(provider):
+            assert first.poll() is None
+        first.kill()
+        first.wait()
+        again, paid = result(second), bill(provider)
+    assert set(paid["by_question"].values()) == {1} and paid["billed"] == 26
+    assert again["ids"] == list(range(QUESTIONS)) and again["bought"] == 21
+
+
+def test_two_processes_at_the_same_walk_have_the_same_rows(tmp_path: Path, answers: str) -> None:
+    """Two people with one config and one teacher.store: each would count the other's open queries as its own."""
+    store = tmp_path / "teacher"
+    with standin.running("recorded", answers, batch_seconds=1.0) as provider:
+        walks = [start(str(store), provider, "team", 10, 10, 0, MODE="batch") for _ in range(2)]
+        found = sorted((result(one) for one in walks), key=lambda one: -int(one["bought"]))
+        paid = bill(provider)
+    assert found[0]["ids"] == found[1]["ids"] and paid["billed"] == 10
+    assert [one["bought"] for one in found] == [10, 0]
 
 
 def bill_batches(base_url: str) -> list[Any]:

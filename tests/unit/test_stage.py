@@ -16,7 +16,7 @@ from rich.console import Console
 from bridge_ray import storage
 from bridge_ray.config import Engine, Training
 from bridge_ray.progress import Progress
-from bridge_ray.stage import Stage, Work, done, location, perform
+from bridge_ray.stage import Stage, Work, discard, done, location, perform
 
 QUIET = Progress(Console(quiet=True))
 
@@ -156,6 +156,14 @@ def test_of_runs_that_need_a_stage_at_once_one_makes_it_and_the_others_wait_for_
         assert read(other) == "one: run run-4 is at work on it; waiting for what it makes"
         assert read(other) == f"[true, {first.pid}]"
     assert read(first) == f"[false, {first.pid}]"
+
+
+def test_a_stage_is_not_discarded_while_a_run_is_at_work_on_it(tmp_path: Path) -> None:
+    first = together(tmp_path, 2)
+    assert read(first) == "at work"
+    one = Stage("one", 1, {}, {}, counting([]))
+    discard(one, str(tmp_path), "fresh", QUIET)
+    assert read(first) == f"[false, {first.pid}]" and done(one, str(tmp_path)) is None
 
 
 @pytest.mark.parametrize(("machine", "stalled"), [("here", 60.0), ("", 1.0)], ids=["on this machine", "elsewhere"])

@@ -119,6 +119,44 @@ def test_copies_make_room_for_others_on_a_full_disk_but_not_what_may_be_in_use(
     assert all(path.is_dir() for path in (second, third, fourth, fifth))
 
 
+def test_a_process_that_dies_while_it_makes_room_leaves_no_half_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"0" * 30)
+        (tmp_path / name / "config.json").write_text("{}")
+    old = Path(copies.localise(f"file://{tmp_path}/old"))
+    os.utime(old, (0, 0))
+
+    def killed(path: Path, **_: object) -> None:
+        next(path.rglob("config.json")).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr("shutil.rmtree", killed)
+        dying.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=40, used=30, free=10))
+        with pytest.raises(KeyboardInterrupt):
+            copies.localise(f"file://{tmp_path}/new")
+    again = Path(copies.localise(f"file://{tmp_path}/old"))
+    assert sorted(path.name for path in again.iterdir()) == ["config.json", "weights"]
+
+
+def test_a_disk_that_others_have_filled_costs_no_copies_that_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing all of them would not leave a twentieth of it free either."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(total=100_000, used=99_900, free=100))
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"0" * 30)
+        os.utime(copy := Path(copies.localise(f"file://{tmp_path}/{name}")), (0, 0))
+        assert copy.is_dir()
+    assert len([path for path in copy.parent.iterdir() if path.is_dir()]) == 2
+
+
 def test_keys_may_come_from_a_mounted_file(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both libraries must find them: without keys, each would ask the cloud's metadata service and fail."""
     keys = tmp_path / "credentials"
