@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from bridge_ray import storage
 from bridge_ray.amplify import verified
 from bridge_ray.answers import prompts
-from bridge_ray.config import FromConfig, PruneLayers, Student, Training
+from bridge_ray.config import FromConfig, Phase, PruneLayers, Student, Training
 from bridge_ray.inference import models
 from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
@@ -160,11 +160,16 @@ def _version(student: Student, shuffled: int) -> int:
 def _identity(student: Student, training: Training, seed: int) -> dict[str, Any]:
     return {
         "train": student.train.model_dump(mode="json"),
-        "curriculum": [phase.model_dump(mode="json") for phase in student.curriculum],
+        "curriculum": [_said(phase) for phase in student.curriculum],
         "control": student.control,
         "training": identity(training),
         "seed": seed,
     }
+
+
+def _said(phase: Phase) -> dict[str, Any]:
+    """A phase without the epochs that decide nothing."""
+    return phase.model_dump(mode="json", exclude={"epochs"} if phase.updates else None)
 
 
 def _corpus(work: Work) -> pa.Table:

@@ -126,6 +126,19 @@ def test_a_config_read_again_has_the_same_fingerprints() -> None:
     )
 
 
+def test_epochs_decide_nothing_where_a_phase_says_its_updates() -> None:
+    """Else a student would be trained again for a number that nobody reads."""
+
+    def student(*phases: str) -> str:
+        settings = tiny(f"student.curriculum=[{', '.join(phases)}]")
+        return pipeline.stages(settings, table(settings))["train_student"].fingerprint
+
+    said = "{target: rationale, updates: 8}"
+    assert student(said) == student("{target: rationale, updates: 8, epochs: 4}")
+    assert student(said) != student("{target: rationale, updates: 9}")
+    assert student("{target: rationale, epochs: 1}") != student("{target: rationale, epochs: 4}")
+
+
 # --- the grid
 
 
