@@ -144,8 +144,8 @@ class _Earlier:
     """Others' batches that may have what is asked now: they were stopped, or killed, and the batch goes on."""
 
     def __init__(self, client: Client | BatchClient, store: Store, on_state: Callable[[str], None]) -> None:
-        chat, self._own = (client, "") if isinstance(client, Client) else (client.chat, client.account)
-        self._store, self._collector = store, BatchClient(chat, store, "", on_state=on_state)
+        self._chat, self._own = (client.chat, client.account) if isinstance(client, BatchClient) else (client, "")
+        self._store, self._on_state = store, on_state
         self._sent: dict[str, Sent] = {}
         self._read = 0.0  # when the lists began to be read
         self._reading = asyncio.Lock()
@@ -168,7 +168,8 @@ class _Earlier:
         await asyncio.gather(*[self._tasks[nonce] for nonce in others])
 
     async def _keep(self, nonce: str) -> None:
-        for key, reply in (await self._collector.replies(nonce)).items():
+        collector = BatchClient(self._chat, self._store, "", on_state=self._on_state)
+        for key, reply in (await collector.replies(nonce)).items():
             await answers.keep(self._store, key, reply)
 
     def stop(self) -> None:
