@@ -30,6 +30,7 @@ BEAT = 5.0  # seconds between two pulses
 LAPSE = 20.0  # seconds without one, after which an owner is taken to be dead
 STALLED = 60.0  # the same for work of hours, which may hold up its own pulse for a while
 WATCH = 0.5  # seconds between two looks at what somebody else is at work on
+WATCH_MOST = 10.0  # the same where it takes longer
 
 
 class Claims:
@@ -60,7 +61,7 @@ class Claims:
                 await self._store.delete(f"pulses/{self._owner}")
 
     async def take(self, key: str) -> bool:
-        """Whether the key is ours to buy now; if not, somebody alive is buying it: ask again later."""
+        """Whether the key is ours now; if not, somebody alive is at work on it: ask again later."""
         if self._first is None:  # before anything is awaited: many take their claims at once
             self._first = asyncio.create_task(self._pulse(0))
             self._heart = asyncio.create_task(self._beats())
@@ -80,12 +81,12 @@ class Claims:
 
     async def wait(self, key: str, waiting: Callable[[str | None], None]) -> None:
         """Take the key, once nobody else has it. ``waiting`` is told the run of the one who does, once."""
-        told = False
+        pause = WATCH
         while not await self.take(key):
-            if not told:
+            if pause == WATCH:
                 waiting((await self._last(key))[1].get("run"))
-            told = True
-            await asyncio.sleep(WATCH)
+            await asyncio.sleep(pause)
+            pause = min(WATCH_MOST, 1.5 * pause)
 
     async def _last(self, key: str) -> tuple[int, dict[str, Any]]:
         """The number of the claim that counts, and the claim."""
@@ -93,7 +94,7 @@ class Claims:
         return int(path.rpartition("/")[2].removesuffix(".json")), json.loads(await self._store.get(path) or b"{}")
 
     async def give_up(self, key: str) -> None:
-        """Let others buy a key that we could not."""
+        """Let others have a key: we could not do what we took it for."""
         number = self._held.pop(key)
         await self._store.create(_path(key, number + 1), json.dumps({"owner": None}).encode())
 
