@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -128,19 +129,20 @@ claims._machine = lambda: sys.argv[4] or None
 
 def slow(work):
     print("at work", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()
     return {"by": os.getpid()}
 
 progress = Progress(Console(file=sys.stdout, width=200))
-one, run = stage.Stage("one", 1, {}, {}, slow), f"run-{sys.argv[2]}"
-made = stage.perform(one, sys.argv[1], run, Engine(), Training(), progress)
+one = stage.Stage("one", 1, {}, {}, slow)
+made = stage.perform(one, sys.argv[1], sys.argv[2], Engine(), Training(), progress)
 print(json.dumps([made.skipped, made.metrics["by"]]), flush=True)
 """
 
 
-def together(root: Path, seconds: float, stalled: float = 60.0, machine: str = "") -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", TOGETHER, str(root), str(seconds), str(stalled), machine]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def together(root: Path, run: str, stalled: float = 60.0, machine: str = "") -> subprocess.Popen[str]:
+    """A process that performs a stage; its work ends when it is told so."""
+    command = [sys.executable, "-c", TOGETHER, str(root), run, str(stalled), machine]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def read(process: subprocess.Popen[str]) -> str:
@@ -148,35 +150,45 @@ def read(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+def finish(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None
+    process.stdin.close()
+    return read(process)
+
+
 def test_of_runs_that_need_a_stage_at_once_one_makes_it_and_the_others_wait_for_it(tmp_path: Path) -> None:
-    first = together(tmp_path, 4)
+    first = together(tmp_path, "first")
     assert read(first) == "at work"
-    others = [together(tmp_path, 1), together(tmp_path, 1)]
+    others = [together(tmp_path, "second"), together(tmp_path, "third")]
     for other in others:
-        assert read(other) == "one: run run-4 is at work on it; waiting for what it makes"
-        assert read(other) == f"[true, {first.pid}]"
-    assert read(first) == f"[false, {first.pid}]"
+        assert read(other) == "one: run first is at work on it; waiting for what it makes"
+    assert finish(first) == f"[false, {first.pid}]"
+    assert [read(other) for other in others] == [f"[true, {first.pid}]"] * 2
 
 
 def test_a_stage_is_not_discarded_while_a_run_is_at_work_on_it(tmp_path: Path) -> None:
-    first = together(tmp_path, 2)
+    first, one = together(tmp_path, "first"), Stage("one", 1, {}, {}, counting([]))
     assert read(first) == "at work"
-    one = Stage("one", 1, {}, {}, counting([]))
-    discard(one, str(tmp_path), "fresh", QUIET)
-    assert read(first) == f"[false, {first.pid}]" and done(one, str(tmp_path)) is None
+    discarding = threading.Thread(target=discard, args=(one, str(tmp_path), "fresh", QUIET))
+    discarding.start()
+    discarding.join(2.0)
+    assert discarding.is_alive()
+    assert finish(first) == f"[false, {first.pid}]"
+    discarding.join(60.0)
+    assert not discarding.is_alive() and done(one, str(tmp_path)) is None
 
 
-@pytest.mark.parametrize(("machine", "stalled"), [("here", 60.0), ("", 1.0)], ids=["on this machine", "elsewhere"])
+@pytest.mark.parametrize(("machine", "stalled"), [("here", 60.0), ("", 2.0)], ids=["on this machine", "elsewhere"])
 def test_a_run_that_was_killed_at_a_stage_holds_nobody_up(tmp_path: Path, machine: str, stalled: float) -> None:
-    first = together(tmp_path, 600, stalled, machine)
+    first = together(tmp_path, "first", stalled, machine)
     assert read(first) == "at work"
-    second = together(tmp_path, 1, stalled, machine)
-    assert read(second).startswith("one: run run-600 is at work")
+    second = together(tmp_path, "second", stalled, machine)
+    assert read(second).startswith("one: run first is at work")
     started = time.monotonic()
     first.kill()
     first.wait()
-    assert read(second) == "at work" and read(second) == f"[false, {second.pid}]"
-    assert time.monotonic() - started < 30
+    assert read(second) == "at work" and finish(second) == f"[false, {second.pid}]"
+    assert time.monotonic() - started < 40
 
 
 def test_a_run_that_fails_at_a_stage_leaves_it_to_the_next(tmp_path: Path) -> None:
