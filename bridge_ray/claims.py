@@ -15,13 +15,14 @@ import asyncio
 import contextlib
 import json
 import os
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from anyio.from_thread import start_blocking_portal
 
 from bridge_ray.errors import UserError
 from bridge_ray.objects import Store, open_store
@@ -151,17 +152,10 @@ def alone(folder: str, key: str, run: str, waiting: Callable[[str | None], None]
     While another one is, ``waiting`` is told the name of its run, once. The pulse beats in a thread. Raises UserError
     where the folder cannot be written to.
     """
-    claims = Claims(open_store(folder, field="storage"), BEAT, STALLED, run)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    taking = asyncio.run_coroutine_threadsafe(claims.wait(key, waiting), loop)
-    try:
-        taking.result()
+    store = open_store(folder, field="storage")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(Claims(store, BEAT, STALLED, run)) as claims,
+    ):
+        portal.call(claims.wait, key, waiting)
         yield
-    finally:
-        taking.cancel()
-        asyncio.run_coroutine_threadsafe(claims.__aexit__(None, None, None), loop).result()
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

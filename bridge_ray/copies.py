@@ -49,7 +49,7 @@ def _make_room(folder: Path, size: int) -> None:
                 shutil.rmtree(path, ignore_errors=True)
         copies = [path for path in (lock.with_suffix("") for lock in folder.glob("*.lock")) if path.is_dir()]
         old = sorted((path for path in copies if not _in_use(path)), key=lambda path: path.stat().st_mtime)
-        disk, sizes = shutil.disk_usage(folder), {path: _size(path) for path in old}
+        disk, sizes = shutil.disk_usage(folder), {path: storage.size(str(path)) for path in old}
         spare = int(SPARE * disk.total)
         wanted = size + (spare if disk.free + sum(sizes.values()) >= size + spare else 0)
         free = disk.free
@@ -61,10 +61,6 @@ def _make_room(folder: Path, size: int) -> None:
 
 def _in_use(copy: Path) -> bool:
     return time.time() - copy.stat().st_mtime < IN_USE
-
-
-def _size(copy: Path) -> int:
-    return sum(file.stat().st_size for file in copy.rglob("*") if file.is_file())
 
 
 def _removed(copy: Path) -> bool:

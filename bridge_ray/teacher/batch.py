@@ -65,7 +65,7 @@ class BatchClient:
     ) -> None:
         self.model, self.parameters, self.max_tokens = client.model, client.parameters, client.max_tokens
         self.account = account
-        self.chat, self._store = client, store
+        self._client, self._store = client, store
         self._quiet, self._poll, self._poll_most = quiet, poll, poll_most
         self._attempts, self._patience = attempts, patience
         self._most_requests, self._most_bytes = most_requests, most_bytes
@@ -93,7 +93,7 @@ class BatchClient:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.chat.__aexit__(kind, error, trace)
+        await self._client.__aexit__(kind, error, trace)
 
     async def ask(self, ask: Ask, reserve: Reserve) -> Reply | Failure:
         """Have one question answered in a batch, and in another one where that can help; never raises for an outcome.
@@ -224,7 +224,7 @@ class BatchClient:
     # one batch
 
     async def _create(self, requests: Mapping[str, _Request]) -> Batch:
-        upload = partial(self.chat.upload, b"".join(request.line for request in requests.values()))
+        upload = partial(self._client.upload, b"".join(request.line for request in requests.values()))
         file = await self._lasting(upload, billed=False)
         nonce = await sent.note(self._store, self.account, requests)
         self._sent.update(requests)
@@ -237,7 +237,7 @@ class BatchClient:
 
     async def _create_or_find(self, file: str, nonce: str) -> Batch | Failure:
         """Create a batch; where that seems to have failed, see whether it has."""
-        made = await self.chat.create_batch(file, self._metadata | {"nonce": nonce})
+        made = await self._client.create_batch(file, self._metadata | {"nonce": nonce})
         if isinstance(made, Batch) or not (made.retry or made.billed):
             return made
         await asyncio.sleep(self._wait(0))
@@ -262,7 +262,7 @@ class BatchClient:
         listed: list[Batch] = []
         after = None
         while True:
-            page = await self._lasting(partial(self.chat.batches, after))
+            page = await self._lasting(partial(self._client.batches, after))
             listed += page.data
             if not (page.has_more and page.data):
                 return listed
@@ -297,14 +297,14 @@ class BatchClient:
             if batch.status in ENDED:
                 return batch
             await asyncio.sleep(self._wait(looks))
-            batch = await self._lasting(partial(self.chat.batch, batch.id))
+            batch = await self._lasting(partial(self._client.batch, batch.id))
             looks += 1
 
     def _absent(self, batch: Batch) -> Failure:
         """What it means that a request is in neither of an ended batch's results."""
         if batch.status == "failed":
             problems = (batch.errors and batch.errors.data) or []
-            words = self.chat.quoted(problems[0].message if problems else "no reason given")
+            words = self._client.quoted(problems[0].message if problems else "no reason given")
             return Failure(f"batch failed: {words}", billed=False, fatal=True)
         if batch.status == "completed":
             return Failure("missing in the batch's results", billed=True)
@@ -317,10 +317,10 @@ class BatchClient:
             error = line.error or _Error()
             if error.code == "batch_expired":
                 return Failure("batch expired", billed=False, retry=True)
-            return Failure(self.chat.quoted(f"batch: {error.code}: {error.message}"), billed=False)
+            return Failure(self._client.quoted(f"batch: {error.code}: {error.message}"), billed=False)
         body, status = line.response.body, line.response.status_code
         if status >= 400:
-            return self.chat.refused(status, body.get("error") if isinstance(body, dict) else None)
+            return self._client.refused(status, body.get("error") if isinstance(body, dict) else None)
         return read(json.dumps(body).encode(), messages, self.max_tokens)
 
     # the provider
@@ -328,7 +328,7 @@ class BatchClient:
     async def _file(self, file: str) -> bytes | None:
         """A file's content, or None where the provider has it no longer."""
         try:
-            return await self._lasting(partial(self.chat.download, file))
+            return await self._lasting(partial(self._client.download, file))
         except _Lost as lost:
             if lost.failure.status == 404:
                 return None

@@ -135,8 +135,8 @@ async def _recover(client: BatchClient, store: Store, account: Account, budget: 
         elif not outcome.billed and budget.asked(key):
             await budget.release(key, outcome.error)
     own = [one.keys for one in (await sent.batches(store)).values() if one.owner == client.account]
-    lost = {query.key for query in account.own() if query.lost}
-    never = [query.key for query in account.own() if query.key not in told.union(lost, *own)]
+    sent_or_lost = told.union({query.key for query in account.own() if query.lost}, *own)
+    never = [query.key for query in account.own() if query.key not in sent_or_lost]
     await asyncio.gather(*[budget.release(key, "not sent") for key in never])
 
 
@@ -144,8 +144,7 @@ class _Earlier:
     """Others' batches that may have what is asked now: they were stopped, or killed, and the batch goes on."""
 
     def __init__(self, client: Client | BatchClient, store: Store, on_state: Callable[[str], None]) -> None:
-        self._chat, self._own = (client.chat, client.account) if isinstance(client, BatchClient) else (client, "")
-        self._store, self._on_state = store, on_state
+        self._client, self._store, self._on_state = client, store, on_state
         self._sent: dict[str, Sent] = {}
         self._read = 0.0  # when the lists began to be read
         self._reading = asyncio.Lock()
@@ -161,14 +160,17 @@ class _Earlier:
             if self._read <= now:
                 self._read = time.monotonic()
                 self._sent |= await sent.batches(self._store, self._sent)
-        others = [nonce for nonce, one in self._sent.items() if key in one.keys and one.owner != self._own]
+        own = self._client.account if isinstance(self._client, BatchClient) else None  # what came of it is known
+        others = [nonce for nonce, one in self._sent.items() if key in one.keys and one.owner != own]
         for nonce in others:
             if nonce not in self._tasks:
                 self._tasks[nonce] = asyncio.create_task(self._keep(nonce))
         await asyncio.gather(*[self._tasks[nonce] for nonce in others])
 
     async def _keep(self, nonce: str) -> None:
-        collector = BatchClient(self._chat, self._store, "", on_state=self._on_state)
+        collector = self._client
+        if not isinstance(collector, BatchClient):
+            collector = BatchClient(collector, self._store, "", on_state=self._on_state)
         for key, reply in (await collector.replies(nonce)).items():
             await answers.keep(self._store, key, reply)
 

@@ -271,7 +271,7 @@ def test_a_batch_that_its_maker_leaves_while_others_wait_for_it_is_not_bought_ag
             assert first.poll() is None
             time.sleep(0.05)
         second = start(str(store), provider, "large", 26, 26, 0, MODE=mode)
-        while not bill_batches(provider):
+        while not any(batch["metadata"]["bridge_ray"] == "small" for batch in bill_batches(provider)):
             assert first.poll() is None
         first.kill()
         first.wait()
