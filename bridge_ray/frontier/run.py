@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -86,11 +86,11 @@ class Frontier:
 
 def run(settings: Config, asked: Grid, stop: Stop) -> None:
     """Perform the frontier, and print what came of it. Raises UserError with one line."""
-    frontier = prepare(settings, asked)
-    base = job.announced(settings, lambda: frontier.base)
-    with job.watched(base) as progress:
+    prepared = prepare(settings, asked)
+    frontier = replace(prepared, base=job.announced(settings, lambda: prepared.base))
+    with job.watched(frontier.base) as progress:
         found = execute(frontier, progress, stop.check)
-    terminal.show(found, base.home, settings.storage, Console())
+    terminal.show(found, frontier.base.home, settings.storage, Console())
 
 
 def prepare(settings: Config, asked: Grid) -> Frontier:
@@ -383,6 +383,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
     bootstrap = Bootstrap(base.config.evaluate.resamples, frontier.questions)
     found = {
         "name": base.config.name,
+        "job": dict(base.job),
         "config": base.config.model_dump(mode="json"),
         "split": asked.split,
         "systems": {name: SYSTEMS[name].meaning for name in asked.systems},

@@ -25,11 +25,13 @@ from bridge_ray.frontier import plan, run, terminal
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
+from bridge_ray.inference import local_ray
 from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
 from bridge_ray.stage import Stage, Work
 from bridge_ray.statistics import Correct
+from bridge_ray.stopping import stoppable
 from bridge_ray.teacher.ledger import Cap, balance
 from bridge_ray.teacher.teach import Payer, Unpaid
 from bridge_ray.training import teacher_assistant
@@ -616,6 +618,15 @@ def test_a_command_that_asks_for_less_says_what_it_leaves_out(tmp_path: Path, mo
 
 def stopped() -> None:
     raise KeyboardInterrupt
+
+
+def test_a_frontier_keeps_as_which_job_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placement, "check", lambda *_: None)
+    monkeypatch.setenv(local_ray.JOB_CONFIG, json.dumps({"metadata": {"job_submission_id": "mine-3", "team": "legal"}}))
+    with stoppable() as stop:
+        run.run(tiny(f"storage={tmp_path}"), grid(("guess",), [0.25], 1), stop)
+    found = json.loads((tmp_path / "runs" / "tiny" / "frontier.json").read_text())
+    assert found["job"] == {"job_submission_id": "mine-3", "team": "legal"}
 
 
 def test_a_question_of_several_seeds_has_the_same_number_in_all_of_them(tmp_path: Path) -> None:
