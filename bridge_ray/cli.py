@@ -119,6 +119,10 @@ def frontier(
     corpora: Annotated[str, typer.Option(help="Nested training sizes, as shares: what a forecast needs.")] = "1.0",
     lengths: Annotated[str, typer.Option(help="Multiples of the students' epochs, which dev chooses from.")] = "1.0",
     dev: Annotated[bool, typer.Option("--dev", help="Report on dev, to choose by; test is not asked.")] = False,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(min=1, help="Trainings at once; by default as many as have room. 1: cells one after another."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would buy, cost and take; do nothing.")] = False,
     name: Name = None,
     storage: Storage = None,
@@ -126,8 +130,8 @@ def frontier(
 ) -> None:
     """Show accuracy against spend for BRIDGE and its baselines, and where to stop.
 
-    Core systems (bridge, direct, direct_labels) are run at every budget, the others at the reference budget.
-    Interrupted and repeated, it goes on.
+    Core systems (bridge, direct, direct_labels) are run at every budget, the others at the reference budget, side by
+    side where the cluster has room. Interrupted and repeated, it goes on.
     """
     from bridge_ray import config
 
@@ -152,7 +156,7 @@ def frontier(
 
         planning.show(planning.make(run.draft(settings, asked)), Console())
         return
-    raise typer.Exit(job.guarded(lambda stop: run.run(settings, asked, stop)))
+    raise typer.Exit(job.guarded(lambda stop: run.run(settings, asked, stop, concurrency)))
 
 
 def _numbers(option: str, text: str) -> list[float]:

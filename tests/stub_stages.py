@@ -33,7 +33,8 @@ def made(root: Path) -> list[str]:
     return sorted(line for file in root.glob("stages/*/*/made") for line in file.read_text().split())
 
 
-def _note(work: Work) -> None:
+def note(work: Work) -> None:
+    """Leave a line that the stage was begun."""
     Path(work.out).mkdir(parents=True, exist_ok=True)
     with Path(work.out, "made").open("a") as lines:
         lines.write(f"{work.stage}\n")
@@ -43,7 +44,7 @@ def _teach(work: Work, cost: int, cap: int | None) -> dict[str, Any]:
     time.sleep(1)  # both trials come to need it
     if cap is not None and cost > cap:
         raise Unpaid(f"account x: its cap of {cap} queries is reached")
-    _note(work)
+    note(work)
     if cost >= 50 and (down := Path(work.out).parents[2] / "down").exists():
         down.unlink()
         raise Outage("teacher.model stub: 503 after 10 rows; run again to go on")
@@ -61,10 +62,10 @@ def _learn(work: Work, rate: float, seed: int) -> dict[str, Any]:
         assert work.watch is not None
         if not work.watch.heard(share, rate):
             raise Halted("train_student: ended")
-    _note(work)
+    note(work)
     return {}
 
 
 def _score(work: Work, rate: float) -> dict[str, Any]:
-    _note(work)
+    note(work)
     return {"systems": {"bridge": {"accuracy": rate, "interval": [0.0, 1.0]}}}

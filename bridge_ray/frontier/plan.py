@@ -11,7 +11,8 @@ from rich.console import Console
 
 from bridge_ray import hours, pipeline, plan
 from bridge_ray.frontier import grid
-from bridge_ray.frontier.run import BOUGHT, Frontier, Planned, upstream
+from bridge_ray.frontier.cells import BOUGHT, Planned, upstream
+from bridge_ray.frontier.run import Frontier
 from bridge_ray.pipeline import Run
 from bridge_ray.teacher.estimate import Amount, Estimate
 from bridge_ray.teacher.ledger import Cap

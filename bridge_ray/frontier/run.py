@@ -1,8 +1,4 @@
-"""Perform a frontier's cells, sharing every stage that they have in common, and keep each cell as it ends.
-
-A cell is two files under ``STORAGE/runs/NAME/cells/``: its predictions and, written last, its numbers. A cell that is
-there is not performed again, whether or not its stages still are: cells can be carried to another machine.
-"""
+"""A frontier: its cells planned and checked, made with every stage that they share made once, and put on record."""
 
 from __future__ import annotations
 
@@ -10,9 +6,9 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +18,9 @@ from rich.console import Console
 
 from bridge_ray import job, pipeline, placement, storage
 from bridge_ray.config import Config
-from bridge_ray.errors import Outage, UserError
-from bridge_ray.frontier import grid, terminal
+from bridge_ray.errors import UserError
+from bridge_ray.frontier import grid, making, terminal
+from bridge_ray.frontier.cells import Lacks, Planned, Trial, file_of, numbers_of, pending
 from bridge_ray.frontier.grid import Cell, Grid
 from bridge_ray.frontier.summary import Bootstrap, summarise
 from bridge_ray.frontier.systems import SYSTEMS
@@ -33,39 +30,13 @@ from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import percent
 from bridge_ray.report.write import versions
 from bridge_ray.selection.rank import examples_in_budget
-from bridge_ray.stage import Done, Stage, done, perform
+from bridge_ray.stage import Stage
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import price_of
-from bridge_ray.teacher.teach import Unpaid
 
-BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
-BREAKDOWN = ("unparsable", "by_domain", "by_answer_type")  # what is kept of a cell's evaluation beside its accuracy
-MAY_LACK_ROWS = (*placement.TRAINERS, "amplify")  # stages that a cell may have too little for: the others go on
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A cell's students trained for one length. ``dev`` is asked where several lengths are to be chosen from."""
-
-    length: float
-    final: Stage
-    dev: Stage | None
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A cell and how it is made; ``fingerprint`` covers all trials, so the config and the corpus."""
-
-    cell: Cell
-    config: Config
-    trials: tuple[Trial, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """16 hex digits."""
-        parts = [[trial.length, trial.final.fingerprint] for trial in self.trials]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+if TYPE_CHECKING:
+    from bridge_ray.workshop import Room
 
 
 @dataclass(frozen=True)
@@ -84,12 +55,13 @@ class Frontier:
         return [one for one in self.planned if one.cell.name not in self.kept]
 
 
-def run(settings: Config, asked: Grid, stop: Stop) -> None:
-    """Perform the frontier, and print what came of it. Raises UserError with one line."""
+def run(settings: Config, asked: Grid, stop: Stop, concurrency: int | None = None) -> None:
+    """Perform the frontier, and print what came of it; ``concurrency`` is how many trainings at once, None: as many
+    as have room. Raises UserError with one line."""
     prepared = prepare(settings, asked)
     frontier = replace(prepared, base=job.announced(settings, lambda: prepared.base))
     with job.watched(frontier.base) as progress:
-        found = execute(frontier, progress, stop.check)
+        found = execute(frontier, progress, stop.check, concurrency)
     terminal.show(found, frontier.base.home, settings.storage, Console())
 
 
@@ -109,7 +81,7 @@ def draft(settings: Config, asked: Grid) -> Frontier:
     grid.check(asked, settings, rows)
     corpora: dict[tuple[int, int], pa.Table] = {}
     planned = tuple(_planned(settings, asked, cell, rows, corpora) for cell in grid.cells(asked, settings.seed, rows))
-    kept = {one.cell.name: there for one in planned if (there := _kept(one, base.home)) is not None}
+    kept = {one.cell.name: there for one in planned if (there := numbers_of(one, base.home)) is not None}
     questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
     frontier = Frontier(base, asked, planned, kept, corpora, questions)
     for one in _asking(frontier):
@@ -119,7 +91,7 @@ def draft(settings: Config, asked: Grid) -> Frontier:
 
 def _asking(frontier: Frontier) -> list[Planned]:
     """The missing cells for which the teacher may be asked."""
-    return [one for one in frontier.missing if _will_ask(one, frontier.base.root)]
+    return [one for one in frontier.missing if any(map(one.asks, pending(one, frontier.base.root)))]
 
 
 def _check_bounded(frontier: Frontier, teaching: Sequence[Planned]) -> None:
@@ -158,6 +130,11 @@ def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict
     return Planned(cell, of(1.0, asked.split)[0], tuple(trials))
 
 
+def _trained(cell: Cell) -> bool:
+    """Whether the cell's model is a student that was trained: the others have no length."""
+    return SYSTEMS[cell.system].student and cell.system != "student_base"
+
+
 def _questions(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
     """A number for each question of the split, in order of their ids: a hash of what is asked. All sizes of a corpus
     have the same ones, and a file's splits for two seeds have some of them in common."""
@@ -166,103 +143,42 @@ def _questions(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
     return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
 
-def _trained(cell: Cell) -> bool:
-    """Whether the cell's model is a student that was trained: the others have no length."""
-    return SYSTEMS[cell.system].student and cell.system != "student_base"
-
-
-def _kept(planned: Planned, home: str) -> dict[str, Any] | None:
-    """The cell's numbers if it is there, with its predictions. Raises UserError where they are of another config."""
-    path = _path(home, planned.cell, ".json")
-    numbers: dict[str, Any] | None = storage.read_json(path)
-    if numbers is None or not storage.exists(_path(home, planned.cell, ".parquet")):
-        return None
-    if numbers["fingerprint"] != planned.fingerprint:
-        raise UserError(
-            f"{path} is of another config or corpus; give this frontier a --name of its own (it shares what is "
-            "unchanged), or remove the file"
-        )
-    return numbers
-
-
-def _path(home: str, cell: Cell, ending: str) -> str:
-    return storage.join(home, "cells", cell.name + ending)
-
-
-def _will_ask(planned: Planned, root: str) -> bool:
-    """Whether the teacher may be asked for the cell."""
-    stages = _pending(planned, root)
-    return any(part.name == BOUGHT for part in stages) or (SYSTEMS[planned.cell.system].answers == "teacher")
-
-
-def upstream(stage: Stage) -> list[Stage]:
-    """The stage and all that it is made from, each once, inputs first."""
-    found: dict[str, Stage] = {}
-
-    def visit(part: Stage) -> None:
-        if part.fingerprint not in found:
-            for before in part.inputs.values():
-                visit(before)
-            found[part.fingerprint] = part
-
-    visit(stage)
-    return list(found.values())
-
-
-def _pending(planned: Planned, root: str) -> list[Stage]:
-    """The stages that the cell still needs; of several lengths, as if all were asked the final questions."""
-    asked = [stage for trial in planned.trials for stage in (trial.dev, trial.final) if stage is not None]
-    parts = {part.fingerprint: part for stage in asked for part in upstream(stage)}
-    return [part for part in parts.values() if done(part, root) is None]
-
-
-def execute(frontier: Frontier, progress: Progress, check: Callable[[], None]) -> dict[str, Any]:
-    """Perform the cells that are not there yet; the frontier's record, which is written as each cell ends.
+def execute(
+    frontier: Frontier, progress: Progress, check: Callable[[], None], concurrency: int | None = None
+) -> dict[str, Any]:
+    """Make the cells that are not there yet; the frontier's record, which is written as each cell ends.
 
     ``check`` is called before every stage; what it raises ends the frontier. Raises UserError, before anything is
     written, where the cluster has no place for a stage.
     """
     base, done_cells = frontier.base, dict(frontier.kept)
     _say_what_is_left_out(frontier, progress)
-    missing = frontier.missing
-    _check_placement(frontier, missing, progress)
-    lacking: dict[str, str] = {}
-    clock = Clock(base.root)
-    for left, one in zip(range(len(missing) - 1, -1, -1), missing, strict=True):
-        try:
-            numbers = _perform(one, frontier, progress, check, clock)
-        except Lacks as reason:
-            lacking[one.cell.name] = str(reason)
-            progress.console.print(f"{one.cell}: left out: {reason}", markup=False, highlight=False, soft_wrap=True)
-            continue
-        done_cells[one.cell.name] = numbers
-        record(frontier, done_cells, lacking)
-        place = f"[{len(done_cells)}/{len(frontier.planned)}]"
-        after = f"; about {clock.left(missing[-left:])} left" if left else ""
-        said = f"{place} {one.cell}: {percent(numbers['accuracy'])} of {numbers['n']}, {numbers['queries']} queries"
-        progress.console.print(said + after, markup=False, highlight=False, soft_wrap=True)
+    missing, lacking = frontier.missing, dict[str, str]()
+    room = _room(frontier, missing, progress, concurrency)
+    clock = making.Clock(base.root, room)
+    together = (missing, base, progress, check, clock)
+    with closing(making.one_by_one(*together) if room is None else making.side_by_side(*together, room)) as outcomes:
+        for one, outcome in outcomes:
+            said = f"{one.cell}: left out: {outcome}"
+            if isinstance(outcome, Lacks):
+                lacking[one.cell.name] = str(outcome)
+            else:
+                done_cells[one.cell.name] = outcome
+                record(frontier, done_cells, lacking)
+                said = _said(frontier, one, done_cells, lacking, clock)
+            progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
     return record(frontier, done_cells, lacking)
 
 
-class Lacks(Exception):
-    """A cell cannot be made, and the others can."""
-
-
-class Clock:
-    """How long what is left will take, from what stages of the same name took."""
-
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._took: defaultdict[str, list[float]] = defaultdict(list)
-
-    def saw(self, part: Done) -> None:
-        self._took[part.name].append(part.seconds)
-
-    def left(self, planned: Sequence[Planned]) -> timedelta:
-        parts = {part.fingerprint: part.name for one in planned for part in _pending(one, self._root)}
-        means = {name: float(np.mean(seconds)) for name, seconds in self._took.items()}
-        other = float(np.mean(list(means.values()))) if means else 0.0
-        return timedelta(seconds=round(sum(means.get(name, other) for name in parts.values())))
+def _said(
+    frontier: Frontier, one: Planned, there: Mapping[str, Any], lacking: Mapping[str, str], clock: making.Clock
+) -> str:
+    """How a cell has ended, and how long the others will take."""
+    left = [other for other in frontier.planned if other.cell.name not in {*there, *lacking}]
+    after = f"; about {clock.left(left)} left" if left else ""
+    numbers = there[one.cell.name]
+    right = f"{percent(numbers['accuracy'])} of {numbers['n']}, {numbers['queries']} queries"
+    return f"[{len(there)}/{len(frontier.planned)}] {one.cell}: {right}{after}"
 
 
 def _say_what_is_left_out(frontier: Frontier, progress: Progress) -> None:
@@ -281,97 +197,19 @@ def _say_what_is_left_out(frontier: Frontier, progress: Progress) -> None:
         )
 
 
-def _check_placement(frontier: Frontier, missing: Sequence[Planned], progress: Progress) -> None:
-    names = dict.fromkeys(part.name for one in missing for part in _pending(one, frontier.base.root))
+def _room(frontier: Frontier, missing: Sequence[Planned], progress: Progress, concurrency: int | None) -> Room | None:
+    """How many stages of the missing cells run side by side; None where all are made one after another. Raises
+    UserError where the cluster has no place for one of them."""
+    names = dict.fromkeys(part.name for one in missing for part in pending(one, frontier.base.root))
     wanted = [name for name in pipeline.NAMES if name in names]
     say = progress.console.print
     placement.check(frontier.base.config, wanted, lambda warning: say(warning, soft_wrap=True))
-
-
-def _perform(
-    planned: Planned, frontier: Frontier, progress: Progress, check: Callable[[], None], clock: Clock
-) -> dict[str, Any]:
-    """Make the cell and keep it; its numbers."""
-
-    def made(stage: Stage) -> Done:
-        for part in upstream(stage):
-            check()
-            clock.saw(finished := _stage(part, planned, frontier, progress))
-        return finished
-
-    system = SYSTEMS[planned.cell.system].answers
-    on_dev = {
-        trial.length: made(trial.dev).metrics["systems"][system]["accuracy"]
-        for trial in planned.trials
-        if trial.dev is not None
-    }
-    best = max(planned.trials, key=lambda trial: (on_dev.get(trial.length, 0.0), -trial.length))
-    final = made(best.final)
-    rows = storage.read_table(storage.join(final.location, "predictions.parquet")).sort_by("id")
-    name = pa.array([planned.cell.system] * rows.num_rows)
-    named = rows.set_column(rows.schema.get_field_index("system"), "system", name)
-    numbers = _numbers(planned, best, final, named, frontier.base.root)
-    if on_dev:
-        tried = [{"length": length, "dev_accuracy": accuracy} for length, accuracy in on_dev.items()]
-        numbers |= {"dev_accuracy": on_dev[best.length], "tried": tried}
-    storage.write_table(_path(frontier.base.home, planned.cell, ".parquet"), named)
-    storage.write_json(_path(frontier.base.home, planned.cell, ".json"), numbers)
-    return numbers
-
-
-def _stage(part: Stage, planned: Planned, frontier: Frontier, progress: Progress) -> Done:
-    settings = planned.config
-    try:
-        return perform(part, frontier.base.root, settings.name, settings.engine, settings.training, progress)
-    except Unpaid as error:
-        raise UserError(
-            f"{planned.cell}: {error}; raise it (budget.max_queries, budget.max_usd or budget.account), or leave "
-            "larger --budgets out, and run it again: the cells that are there stay"
-        ) from error
-    except Outage as error:
-        raise Outage(f"{planned.cell}: {error}; the cells that are there stay") from error
-    except UserError as error:
-        if part.name in MAY_LACK_ROWS:
-            raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
-        raise
-
-
-def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:
-    """What frontier.json says of a cell. Its cost is that of its model in an empty storage: what the teacher was asked
-    and paid, and the seconds of all local stages that the model was made by, each counted whole and with all attempts
-    that an interruption took. ``precision`` are the number formats that its models were trained in, one if all is well.
-    """
-    parts = [done(part, root) for part in upstream(trial.final)[:-1]]
-    made = {part.name: part for part in parts if part is not None}
-    assert len(made) == len(parts), "a stage of the cell is not done"
-    taught, correct = made.pop(BOUGHT, None), int(np.sum(rows["correct"].to_numpy(zero_copy_only=False)))
-    asked = final.metrics["eval_queries"]  # of the teacher, where it is the system
-    cell, scores = planned.cell, final.metrics["systems"][SYSTEMS[planned.cell.system].answers]
-    return {
-        "system": cell.system,
-        "budget": cell.budget,
-        "rows": cell.rows,
-        "seed": cell.seed,
-        "length": trial.length,
-        "n": rows.num_rows,
-        "correct": correct,
-        "accuracy": round(correct / rows.num_rows, 4),
-        **{name: scores[name] for name in BREAKDOWN},
-        "queries": taught.metrics["queries"] if taught else asked,
-        "usd": taught.metrics["usd"] if taught else None if asked else 0.0,
-        "keep": _explained(made.get("amplify")),
-        "precision": sorted({part.metrics["precision"] for part in made.values() if "precision" in part.metrics}),
-        "local_hours": round(sum(part.seconds for part in made.values()) / 3600, 4),
-        "fingerprint": planned.fingerprint,
-    }
-
-
-def _explained(amplify: Done | None) -> float | None:
-    """The share of the corpus that has a rationale, the teacher's or the TA's; None where the TA explained nothing."""
-    if amplify is None:
+    if len(missing) < 2 or concurrency == 1 or not {*placement.ENGINES, *placement.TRAINERS} & names.keys():
         return None
-    rows = amplify.metrics["rows"]
-    return round(1 - (rows["label_only"] + rows["errored"]) / rows["corpus"], 4)
+    from bridge_ray import workshop
+
+    room = workshop.room(frontier.base.config, concurrency)
+    return room if max(room.trainings, room.engines) > 1 else None
 
 
 def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Mapping[str, str]) -> dict[str, Any]:
@@ -416,6 +254,6 @@ def _answers(
     for one in planned:
         cell = one.cell
         if cell.name in cells:
-            rows = storage.read_table(_path(home, cell, ".parquet"), ["correct"])
+            rows = storage.read_table(file_of(home, cell, ".parquet"), ["correct"])
             correct = rows["correct"].to_numpy(zero_copy_only=False).astype(np.float64)
             yield (cell.system, cell.budget, cell.rows, cell.seed), correct

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress, Task
 from bridge_ray.report.summary import money, percent
 from bridge_ray.stopping import Stop, handlers_kept
-from bridge_ray.sweep import capacity, results, search, space
+from bridge_ray.sweep import results, search, space
 from bridge_ray.sweep import spec as specs
 from bridge_ray.sweep.spec import Spec
 from bridge_ray.sweep.trial import ACCURACY, SHARE, follow, told
@@ -32,6 +31,7 @@ from bridge_ray.teacher.teach import Payer
 
 if TYPE_CHECKING:
     from bridge_ray.sweep.shared import Ended
+    from bridge_ray.workshop import Room
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our records are the trials' own
@@ -193,16 +193,17 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> Ended | None:
     """Run the trials that are left; returns how a trial has ended for which the teacher could not be asked."""
     import ray
 
+    from bridge_ray import workshop
+
     spec, base = sweep.spec, sweep.base
-    room = capacity.of_cluster(base)
-    trainings = spec.concurrency or room.trainings
+    room = workshop.room(base, spec.concurrency)
     with _standin(base) as address, progress.task("sweep", sweep.total, "trials") as task:
         cap = Cap(spec.budget.max_queries, spec.budget.max_usd)
-        keeper = _keeper(sweep, Payer(spec.account, cap, address), trainings, room.engines)
+        keeper = _keeper(sweep, Payer(spec.account, cap, address), room)
         conductor = Conductor(sweep, keeper, progress, task, stop)
         interrupted = True
         try:
-            interrupted = not _tune(sweep, keeper, conductor, trainings)
+            interrupted = not _tune(sweep, keeper, conductor, room.trainings)
         finally:
             ray.get(keeper.close.remote(interrupted))
             ray.kill(keeper)
@@ -218,7 +219,7 @@ def _standin(base: Config) -> Any:
     return provider.connected(base.teacher, base.corpus) if base.teacher.standin else nullcontext()
 
 
-def _keeper(sweep: Sweep, payer: Payer, trainings: int, engines: int) -> Any:
+def _keeper(sweep: Sweep, payer: Payer, room: Room) -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -227,10 +228,8 @@ def _keeper(sweep: Sweep, payer: Payer, trainings: int, engines: int) -> Any:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     named = {"name": sweep.home, "namespace": "bridge-ray"}  # else another job could have a keeper of that name
     made = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000, **named)(Keeper)
-    batches = sweep.base.teacher.mode == "batch"  # a batch takes hours, whatever is asked beside it
-    terms = Terms(payer, sweep.spec.asha, trainings, engines, trainings if batches else 1, str(Path.cwd()))
     try:
-        return made.remote(terms, sweep.draft)
+        return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
     except ValueError as error:  # the name is taken
         raise UserError(f"sweep {sweep.spec.name} runs on this cluster already; wait until it has ended") from error
 

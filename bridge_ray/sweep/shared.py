@@ -1,43 +1,36 @@
 """The keeper: an actor beside the driver that has every stage of a sweep made once, whichever trials need it.
 
-It walks each trial through its runs' stages. A stage is a task of its own process (Ray Data's settings are a
-process's), so a trial that dies or is stopped takes nothing with it that others wait for. And a training that ASHA ends
-is ended from within: its loop returns, and Ray Train frees its placement group itself. A trial of Ray Tune that held
-the group and was killed would leave it behind, and the sweep would wait for ever (ray #54305).
+It walks each trial through its runs' stages, which its workshop makes. A training that ASHA ends is ended from within:
+its loop returns, and Ray Train frees its placement group itself. A trial of Ray Tune that held the group and was killed
+would leave it behind, and the sweep would wait for ever (ray #54305).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 
 from bridge_ray import pipeline, stage
 from bridge_ray.config import Config
 from bridge_ray.errors import Outage, UserError
-from bridge_ray.inference import local_ray
-from bridge_ray.placement import ENGINES, TRAINERS
-from bridge_ray.progress import Progress
 from bridge_ray.stage import Done, Stage, Watch
 from bridge_ray.sweep.spec import Asha
 from bridge_ray.sweep.trials import Repeat
 from bridge_ray.teacher.teach import Payer, Unpaid
 from bridge_ray.training.run import Halted
+from bridge_ray.workshop import Order, Room, Workshop
 
 log = logging.getLogger(__name__)
 
 TEACH, WATCHED = "teach", "train_student"
-CLOSING_SECONDS = 120  # that what must not be cut off has when a sweep ends
 
 Rung = tuple[float, float]  # share of the student's updates, dev accuracy
 
@@ -52,19 +45,10 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True)
 class Terms:
-    """On what terms the trials are made: who pays, whether ASHA watches, how many stages run at once, and the driver's
-    working directory, which relative paths begin at: a worker of a cluster has another.
-
-    ``teachers``: of two that ask at once each would keep to the rate limit, and both together would not; and what one
-    of them has only reserved would be missing in the cap for the other.
-    """
+    """On what terms the trials are made: who pays, and whether ASHA watches."""
 
     payer: Payer
     asha: Asha | None
-    trainings: int
-    engines: int
-    teachers: int
-    folder: str
 
 
 @dataclass(frozen=True)
@@ -93,20 +77,12 @@ class Walk:
 class Keeper:
     """An async actor; all in it happens on one event loop. ``draft`` makes a config's run, see ``pipeline.draft``."""
 
-    def __init__(self, terms: Terms, draft: Callable[..., pipeline.Run]):
-        os.chdir(terms.folder)
-        self._terms, self._draft = terms, draft
+    def __init__(self, terms: Terms, room: Room, draft: Callable[..., pipeline.Run]):
+        self._terms, self._draft, self._workshop = terms, draft, Workshop(room)
         self._walks: dict[int, Walk] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._made: dict[str, asyncio.Task[Done]] = {}  # by fingerprint; one that failed keeps its reason
         self._wanted: defaultdict[str, set[int]] = defaultdict(set)  # fingerprint -> trials that wait for it
-        self._asking: dict[str, Any] = {}  # stages that ask the teacher now
         self._changed = asyncio.Condition()
-        self._slots = {
-            **dict.fromkeys(ENGINES, asyncio.Semaphore(terms.engines)),
-            **dict.fromkeys(TRAINERS, asyncio.Semaphore(terms.trainings)),
-            TEACH: asyncio.Semaphore(terms.teachers),
-        }
 
     async def start(self, number: int, runs: Sequence[Config], rungs: Sequence[Rung]) -> None:
         """Walk a trial through its runs, one after another. ``rungs`` were heard before it was interrupted."""
@@ -147,18 +123,11 @@ class Keeper:
         return any(not self._walks[number].stopped for number in self._wanted[fingerprint])
 
     async def close(self, interrupted: bool) -> None:
-        """The sweep ends, and begins nothing more: wait for what was asked of the teacher.
-
-        Unless ``interrupted``, wait for all that still runs too: trainings that are ending from within.
-        """
+        """The sweep ends, and begins nothing more; see ``Workshop.close``."""
         for walk in self._walks.values():
             walk.stopped = True
         await self._notify()
-        for ref in self._asking.values():
-            ray.cancel(ref)  # as Ctrl-C would: answers on their way are stored
-        last = [task for key, task in self._made.items() if key in self._asking or not (interrupted or task.done())]
-        if last:
-            await asyncio.wait(last, timeout=CLOSING_SECONDS)
+        await self._workshop.close(interrupted)
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -185,49 +154,33 @@ class Keeper:
     async def _run(self, number: int, walk: Walk, config: Config) -> Repeat:
         """All stages of one run."""
         prepared = await asyncio.to_thread(self._draft, config, payer=self._terms.payer)
-        stages = ray.put(dict(prepared.stages))  # once: the corpus is in them
+        stages = ray.put({part.fingerprint: part for part in prepared.stages.values()})  # once: the corpus is in them
         finished: dict[str, Done] = {}
         for name, part in prepared.stages.items():
-            finished[name] = await self._shared(number, walk, part, partial(self._make, part, prepared, stages))
+            before = await asyncio.to_thread(stage.done, part, prepared.root)
+            finished[name] = before or await self._shared(number, walk, self._order(number, part, prepared, stages))
         return measured(config, finished)
 
-    async def _shared(self, number: int, walk: Walk, part: Stage, make: Any) -> Done:
-        """The stage, done: by this call, by one that is under way, or before."""
-        fingerprint = part.fingerprint
-        self._wanted[fingerprint].add(number)
-        try:
-            while True:
-                if walk.stopped:
-                    raise Halted(f"trial {number} was stopped before {part.name}")
-                if fingerprint not in self._made:
-                    self._made[fingerprint] = asyncio.create_task(make())
-                making = self._made[fingerprint]
-                try:
-                    return await asyncio.shield(making)
-                except Halted:  # it was ended for others, while this trial came to need it
-                    if self._made.get(fingerprint) is making:
-                        del self._made[fingerprint]
-        finally:
-            self._wanted[fingerprint].discard(number)
+    def _order(self, number: int, part: Stage, run: pipeline.Run, stages: Any) -> Order:
+        asks, watch = part.name == TEACH, self._watch(part, run.config)
+        return Order(part.name, part.fingerprint, stages, run.root, run.config, number, asks, watch)
 
-    async def _make(self, part: Stage, run: pipeline.Run, stages: Any) -> Done:
-        if before := await asyncio.to_thread(stage.done, part, run.root):
-            return before
-        slot: AbstractAsyncContextManager[Any] = self._slots.get(part.name) or nullcontext()
-        async with slot:
-            watch = self._watch(part, run.config)
-            ref = _task().remote(self._terms.folder, stages, part.name, run.root, run.config, watch)
-            if part.name == TEACH:
-                self._asking[part.fingerprint] = ref
-            try:
-                return await ref
-            except ray.exceptions.RayTaskError as error:
-                cause = error.cause or error
-                if part.name == TEACH and isinstance(cause, UserError) and not isinstance(cause, Unpaid):
-                    raise Unanswered(str(cause), isinstance(cause, Outage)) from error
-                raise cause from error
-            finally:
-                self._asking.pop(part.fingerprint, None)
+    async def _shared(self, number: int, walk: Walk, order: Order) -> Done:
+        """The stage, done, while the trial is not stopped."""
+        self._wanted[order.fingerprint].add(number)
+        try:
+            while not walk.stopped:
+                with suppress(Halted):  # it was ended for others, while this trial came to need it
+                    return await self._workshop.done(order)
+            raise Halted(f"trial {number} was stopped before {order.name}")
+        except Unpaid:
+            raise
+        except UserError as error:
+            if order.name != TEACH:
+                raise
+            raise Unanswered(str(error), isinstance(error, Outage)) from error
+        finally:
+            self._wanted[order.fingerprint].discard(number)
 
     def _watch(self, part: Stage, config: Config) -> Watch | None:
         asha = self._terms.asha
@@ -242,22 +195,6 @@ def _ask(keeper: Any, fingerprint: str, share: float, accuracy: float) -> bool:
     """In a training's worker."""
     go_on: bool = ray.get(keeper.heard.remote(fingerprint, share, accuracy))
     return go_on
-
-
-def _task() -> Any:
-    """Performs a stage in a process of its own, beside the keeper: where the driver is, its key and its files are."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Elsewhere than on a local Ray, workers do not inherit the driver's environment.
-    environment = {"env_vars": local_ray.DRIVER_ENVIRONMENT} if local_ray.on_cluster() else None
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here, runtime_env=environment)(_perform)
-
-
-def _perform(
-    folder: str, stages: Mapping[str, Stage], name: str, root: str, config: Config, watch: Watch | None
-) -> Done:
-    os.chdir(folder)
-    progress = Progress(Console(stderr=True))
-    return stage.perform(stages[name], root, config.name, config.engine, config.training, progress, watch)
 
 
 def measured(config: Config, finished: Mapping[str, Done]) -> Repeat:

@@ -1,4 +1,5 @@
-"""A frontier on the tiny model, with real Ray, vLLM, DeepSpeed and HTTP: shared, billed once, killed and resumed."""
+"""A frontier on the tiny model, with real Ray, vLLM, DeepSpeed and HTTP: cells side by side, what they share made and
+billed once, killed and resumed."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: str, teacher_
     """A frontier that was killed when two of its cells were there, and started again: its storage, the teacher's bill
     for both attempts, and what the second one printed."""
     root, before = tmp_path_factory.mktemp("storage"), billed(teacher_url)
-    arguments = frontier(root, tiny_model, teacher_url)
+    arguments = frontier(root, tiny_model, teacher_url, "--concurrency", "2")
     there = root / "runs" / "tiny" / "cells"
     assert kill_when(arguments, lambda: len(list(there.glob("*.json"))) >= 2, timeout=500), "it ended too early"
     early = {path: path.stat().st_mtime_ns for path in there.glob("*.json")}

@@ -22,6 +22,7 @@ from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import plan, run, terminal
+from bridge_ray.frontier.cells import Planned, Trial, upstream
 from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
@@ -97,7 +98,7 @@ def evaluated(settings: config.Config, corpus: pa.Table) -> Stage:
 
 
 def needs(stage: Stage) -> dict[str, str]:
-    return {part.name: part.fingerprint for part in run.upstream(stage)}
+    return {part.name: part.fingerprint for part in upstream(stage)}
 
 
 def test_systems_share_what_they_have_in_common_and_differ_in_what_they_leave_out() -> None:
@@ -611,7 +612,7 @@ def test_a_command_that_asks_for_less_says_what_it_leaves_out(tmp_path: Path, mo
     prepared = run.prepare(tiny(f"storage={tmp_path}"), grid(("guess", "direct"), [0.25], 1))
     out = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
-        run.execute(prepared, Progress(Console(width=80, file=out)), stopped)
+        run.execute(prepared, Progress(Console(width=80, file=out)), stopped, concurrency=1)
     said = out.getvalue()
     assert "not asked for: 1 of the cells that this frontier has had, direct at 50 %, 48 rows, seed 0" in said
 
@@ -747,14 +748,13 @@ def executed(root: Path, *made: tuple[str, Stage], monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(placement, "check", lambda *_: None)
     settings = tiny(f"storage={root}")
     asked = grid(tuple(system for system, _ in made), [0.25], 1)
-    planned = tuple(
-        run.Planned(Cell(system, 0.25, 48, 0), settings, (run.Trial(1.0, final, None),)) for system, final in made
-    )
+    planned = tuple(Planned(Cell(system, 0.25, 48, 0), settings, (Trial(1.0, final, None),)) for system, final in made)
     base = pipeline.Run(settings, table(settings), {}, str(root))
     return run.execute(
         run.Frontier(base, asked, planned, {}, {}, {0: np.arange(2, dtype=np.uint64)}),
         Progress(Console(quiet=True)),
         lambda: None,
+        concurrency=1,
     )
 
 

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from bridge_ray import config, storage
+from bridge_ray.capacity import capacity
 from bridge_ray.errors import UserError
 from bridge_ray.placement import Node
 from bridge_ray.report import sweep_page
 from bridge_ray.sweep import results, run, search, space
 from bridge_ray.sweep import spec as specs
-from bridge_ray.sweep.capacity import capacity
 from bridge_ray.sweep.spec import Asha, Spec
 from bridge_ray.sweep.trial import told
 from bridge_ray.sweep.trials import Repeat, Trial, open_book

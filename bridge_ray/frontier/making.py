@@ -1,0 +1,156 @@
+"""Make a frontier's missing cells: one after another in this process, or side by side where the cluster has room."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge_ray.frontier import cells
+from bridge_ray.frontier.cells import Lacks, Planned
+from bridge_ray.pipeline import Run
+from bridge_ray.placement import ENGINES, TRAINERS
+from bridge_ray.progress import Progress
+from bridge_ray.stage import Done, Stage, done, perform
+
+if TYPE_CHECKING:
+    from bridge_ray.workshop import Room
+
+Outcome = tuple[Planned, dict[str, Any] | Lacks]  # a cell and its numbers, or why it has none
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long what is left will take, from what stages of the same name took; ``room`` where they are side by side."""
+
+    root: str
+    room: Room | None
+    _took: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def saw(self, part: Done) -> Done:
+        self._took[part.name].append(part.seconds)
+        return part
+
+    def left(self, planned: Sequence[Planned]) -> timedelta:
+        parts = {part.fingerprint: part.name for one in planned for part in cells.pending(one, self.root)}
+        means = {name: float(np.mean(seconds)) for name, seconds in list(self._took.items())}
+        other = float(np.mean(list(means.values()))) if means else 0.0
+        kinds: defaultdict[tuple[str, ...], float] = defaultdict(float)
+        for name in parts.values():
+            kinds[next((kind for kind in (TRAINERS, ENGINES) if name in kind), ())] += means.get(name, other)
+        if self.room is None:
+            return timedelta(seconds=round(sum(kinds.values())))
+        longest = max(kinds[TRAINERS] / self.room.trainings, kinds[ENGINES] / self.room.engines)
+        return timedelta(seconds=round(longest + kinds[()]))
+
+
+def one_by_one(
+    missing: Sequence[Planned], base: Run, progress: Progress, check: Callable[[], None], clock: Clock
+) -> Generator[Outcome]:
+    """The first that a cell raises ends it."""
+    for one in missing:
+        config = one.config
+
+        def make(part: Stage, config: Any = config) -> Done:
+            check()
+            return clock.saw(perform(part, base.root, config.name, config.engine, config.training, progress))
+
+        yield one, _made(one, base, make)
+
+
+def _made(one: Planned, base: Run, make: cells.Perform) -> dict[str, Any] | Lacks:
+    try:
+        return cells.make(one, base.home, base.root, make)
+    except Lacks as reason:
+        return reason
+
+
+def side_by_side(
+    missing: Sequence[Planned], base: Run, progress: Progress, check: Callable[[], None], clock: Clock, room: Room
+) -> Generator[Outcome]:
+    """All at once, each waiting for what others make for it; in the order in which they end.
+
+    A cell that fails ends none of the others, but for what the teacher would be asked: see ``Workshop``. The first
+    error is raised once all that can be made is.
+    """
+    say = progress.console.print
+    say(f"side by side: {room.trainings} trainings and {room.engines} stages with engines at a time", highlight=False)
+    failed: list[Exception] = []
+    with _performing(missing, base, progress, check, clock, room) as performing, _pool(len(missing)) as pool:
+        ending = {pool.submit(_made, one, base, performing(turn)): one for turn, one in enumerate(missing)}
+        for future in as_completed(ending):
+            try:
+                yield ending[future], future.result()
+            except Exception as error:
+                failed.append(error)
+                say(f"{error}", markup=False, highlight=False, soft_wrap=True)
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def _performing(
+    missing: Sequence[Planned],
+    base: Run,
+    progress: Progress,
+    check: Callable[[], None],
+    clock: Clock,
+    room: Room,
+) -> Iterator[Callable[[int], cells.Perform]]:
+    """What performs the stages of ``missing[turn]``, in a workshop that is closed behind the block."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from bridge_ray.relay import Source, relayed
+    from bridge_ray.workshop import Order, Workshop
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    workshop = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000)(Workshop).remote(room)
+    parts = {part.fingerprint: part for one in missing for part in cells.pending(one, base.root)}
+    stages, over = ray.put(parts), threading.Event()  # once: the corpora are in them
+
+    def performing(turn: int) -> cells.Perform:
+        one = missing[turn]
+
+        def perform(part: Stage) -> Done:
+            check()
+            if over.is_set():
+                raise InterruptedError(f"{part.name} is not begun: the frontier has ended")
+            if before := done(part, base.root):
+                return clock.saw(before)
+            said, asks = Source(lines, str(one.cell)), one.asks(part)
+            order = Order(part.name, part.fingerprint, stages, base.root, one.config, turn, asks, lines=said)
+            try:
+                return clock.saw(ray.get(workshop.done.remote(order)))
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause or error) from error
+
+        return perform
+
+    with relayed(progress.console) as lines:
+        interrupted = True
+        try:
+            yield performing
+            interrupted = False
+        finally:
+            over.set()
+            ray.get(workshop.close.remote(interrupted))
+            ray.kill(workshop)
+
+
+@contextmanager
+def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A thread for each cell, which waits for most of its time. Behind the block none is waited for: those that are
+    left end with the workshop."""
+    pool = ThreadPoolExecutor(count, "cell")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
