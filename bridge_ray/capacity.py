@@ -1,4 +1,4 @@
-"""How many trainings and how many stages with engines the cluster has room for at once."""
+"""What a training and a stage with engines take of the cluster: so how many it has room for at once."""
 
 from __future__ import annotations
 
@@ -15,28 +15,39 @@ from bridge_ray.placement import ENGINES, TRAINERS, Node
 
 @dataclass(frozen=True)
 class Capacity:
-    trainings: int
-    engines: int
+    """``training`` and ``engine`` are shares of the cluster, above 0 and at most 1: of different parts of it where they
+    are ``apart``, as on nodes of their own, or where only one of them takes GPUs."""
+
+    training: float
+    engine: float
+    apart: bool
+
+
+def times(share: float) -> int:
+    """How often there is room for a share at once."""
+    return int(1 / share + 1e-9)
 
 
 def of_cluster(config: Config) -> Capacity:
-    """Connects to Ray. At least one of each: whether there is room at all is for ``placement.check`` to say."""
+    """Connects to Ray. Whether there is room at all is for ``placement.check`` to say."""
     local_ray.start()
     nodes = placement.present()
     if not local_ray.on_cluster():  # it has more logical CPUs than the machine has cores
         cores = float(cpu_count())
         nodes = [replace(node, resources={**node.resources, "CPU": cores}) for node in nodes]
     now, grown = capacity(config, nodes), capacity(config, placement.growth() or [])
-    return Capacity(max(1, now.trainings, grown.trainings), max(1, now.engines, grown.engines))
+    return replace(now, training=min(now.training, grown.training), engine=min(now.engine, grown.engine))
 
 
 def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
-    """What has room on these nodes. Without a GPU, an engine or a training's workers take all the cores of a node."""
-    [training] = placement.needs(config, TRAINERS[:1])
-    [engine] = placement.needs(config, ENGINES[:1])
-    trained = nodes if config.training.gpus_per_worker else _at_most(nodes, config.training.workers)
-    asked = nodes if config.engine.gpus else _at_most(nodes, 1)
-    return Capacity(placement.times(training, trained), placement.times(engine, asked))
+    """On these nodes. Without a GPU, an engine or a training's workers take all the cores of a node."""
+    training, engine = config.training, config.engine
+    [learning] = placement.needs(config, TRAINERS[:1])
+    [generating] = placement.needs(config, ENGINES[:1])
+    trained = nodes if training.gpus_per_worker else _at_most(nodes, training.workers)
+    asked = nodes if engine.gpus else _at_most(nodes, 1)
+    apart = training.labels != engine.labels or bool(training.gpus_per_worker) != bool(engine.gpus)
+    return Capacity(placement.share(learning, trained), placement.share(generating, asked), apart)
 
 
 def _at_most(nodes: Sequence[Node], cores: int) -> list[Node]:

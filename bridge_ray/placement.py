@@ -120,11 +120,12 @@ def lack(need: Need, nodes: Sequence[Node], cluster: str) -> str | None:
     return _crowded(need, nodes, min(room, need.workers), cluster)
 
 
-def times(need: Need, nodes: Sequence[Node]) -> int:
-    """How often all of the need's workers have room on the nodes at once."""
+def share(need: Need, nodes: Sequence[Node]) -> float:
+    """What all of the need's workers take of the nodes that they fit on: 0.25 where they have room four times, 1 at
+    most."""
     fitting = [node for node in nodes if node.labels is None or selects(need.labels, node.labels)]
-    room = _total(fitting, lambda node: _fits(need.resources, node.resources))
-    return int(min(room, MOST_WORKERS) // need.workers)
+    room = min(_total(fitting, lambda node: _fits(need.resources, node.resources)), MOST_WORKERS)
+    return min(1.0, need.workers / room) if room else 1.0
 
 
 def _crowded(need: Need, nodes: Sequence[Node], placed: float, cluster: str) -> str | None:

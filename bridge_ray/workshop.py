@@ -7,11 +7,11 @@ with it that others wait for.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,30 +30,53 @@ from bridge_ray.stage import Done, Stage, Watch
 from bridge_ray.training.run import Halted
 
 CLOSING_SECONDS = 120  # that what must not be cut off has when all ends
+BILLION = 10**9
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each stage of a kind takes while it is made: a ``part`` of a pool, above 0 and at most 1. At most ``most``
+    of them are made at a time."""
+
+    pool: str
+    part: float
+    most: int
 
 
 @dataclass(frozen=True)
 class Room:
-    """How many stages run at once, and the driver's working directory, which relative paths begin at: a worker of a
-    cluster has another.
+    """What stages take, and the driver's working directory, which relative paths begin at: a worker of a cluster has
+    another.
 
-    ``teachers``: of two that ask at once each would keep to the rate limit, and both together would not; and what one
-    of them has only reserved would be missing in the cap for the other. A batch takes hours, whatever is asked beside
-    it.
+    Trainings and engines take parts of one cluster, so that none of them waits for what another one holds, and what it
+    took is what it takes. Of two stages that ask the ``teacher`` at once each would keep to the rate limit, and both
+    together would not; and what one of them has only reserved would be missing in the cap for the other. A batch takes
+    hours, whatever is asked beside it.
     """
 
-    trainings: int
-    engines: int
-    teachers: int
+    training: Share
+    engine: Share
+    teacher: Share
     folder: str
+
+    @property
+    def single(self) -> bool:
+        """Whether there is room for one training or one stage with engines at a time."""
+        return self.training.most == self.engine.most == 1 and self.training.pool == self.engine.pool
 
 
 def room(config: Config, trainings: int | None = None) -> Room:
-    """What the cluster has room for, of runs like the config's; but for ``trainings`` if so many
-    are asked for. Connects to Ray."""
+    """What runs like the config's take of the cluster, of which ``trainings`` are made at once, None: as many as have
+    room. Connects to Ray."""
     found = capacity.of_cluster(config)
-    at_once = trainings or found.trainings
-    return Room(at_once, found.engines, at_once if config.teacher.mode == "batch" else 1, str(Path.cwd()))
+    most = trainings or capacity.times(found.training)
+    teachers = most if config.teacher.mode == "batch" else 1
+    return Room(
+        Share("cluster", min(found.training, 1 / most), most),
+        Share("engines" if found.apart else "cluster", found.engine, capacity.times(found.engine)),
+        Share("teacher", 1 / teachers, teachers),
+        str(Path.cwd()),
+    )
 
 
 @dataclass(frozen=True)
@@ -76,29 +99,47 @@ class Order:
     lines: relay.Source | None = None
 
 
-@dataclass
 class Slots:
-    """So many at a time; of those who wait, the lowest turn comes first, so that what was begun first ends first."""
+    """Lets stages begin as there is room. Of those that wait for a pool the lowest turn comes first, so that what was
+    begun first ends first; none overtakes it but where its own kind has its ``most``."""
 
-    free: int
-    _waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
-    _number: count[int] = field(default_factory=count)
+    def __init__(self) -> None:
+        self._used: Counter[str] = Counter()  # pool -> parts of it, in billionths, which add up exactly
+        self._running: Counter[Share] = Counter()
+        self._waiting: list[tuple[int, int, Share, asyncio.Future[None]]] = []
+        self._number = count()
 
     @asynccontextmanager
-    async def taken(self, turn: int) -> AsyncIterator[None]:
-        if self.free:
-            self.free -= 1
-        else:
-            given = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (turn, next(self._number), given))
-            await given
+    async def taken(self, share: Share, turn: int) -> AsyncIterator[None]:
+        given = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, next(self._number), share, given))
+        self._give()
+        await given
         try:
             yield
         finally:
-            if self._waiting:
-                heapq.heappop(self._waiting)[-1].set_result(None)
+            self._used[share.pool] -= _billionths(share)
+            self._running[share] -= 1
+            self._give()
+
+    def _give(self) -> None:
+        left, blocked = [], set()
+        for waiting in sorted(self._waiting):
+            share, given = waiting[-2:]
+            if self._running[share] >= share.most or share.pool in blocked:
+                left.append(waiting)
+            elif self._used[share.pool] + _billionths(share) > BILLION:
+                blocked.add(share.pool)
+                left.append(waiting)
             else:
-                self.free += 1
+                self._used[share.pool] += _billionths(share)
+                self._running[share] += 1
+                given.set_result(None)
+        self._waiting = left
+
+
+def _billionths(share: Share) -> int:
+    return int(share.part * BILLION)
 
 
 class Workshop:
@@ -113,8 +154,7 @@ class Workshop:
         self._made: dict[str, asyncio.Task[Done]] = {}  # by fingerprint; one that failed keeps its reason
         self._asking: dict[str, Any] = {}  # stages that ask the teacher now
         self._refused: UserError | None = None  # why the teacher could not be asked, nor is again
-        self._teachers = Slots(room.teachers)
-        self._slots = dict.fromkeys(ENGINES, Slots(room.engines)) | dict.fromkeys(TRAINERS, Slots(room.trainings))
+        self._slots = Slots()
 
     async def done(self, order: Order) -> Done:
         """The stage, done: by this call or by one that is under way. Raises what it raised.
@@ -158,8 +198,10 @@ class Workshop:
                 del self._asking[order.fingerprint]
 
     def _slot(self, order: Order) -> AbstractAsyncContextManager[None]:
-        slots = self._teachers if order.asks else self._slots.get(order.name)
-        return nullcontext() if slots is None else slots.taken(order.turn)
+        for share, kind in ((self._room.training, TRAINERS), (self._room.engine, ENGINES)):
+            if order.name in kind and not order.asks:
+                return self._slots.taken(share, order.turn)
+        return self._slots.taken(self._room.teacher, order.turn) if order.asks else nullcontext()
 
 
 async def _done(ref: Any) -> Done:

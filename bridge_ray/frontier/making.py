@@ -42,13 +42,12 @@ class Clock:
         parts = {part.fingerprint: part.name for one in planned for part in cells.pending(one, self.root)}
         means = {name: float(np.mean(seconds)) for name, seconds in list(self._took.items())}
         other = float(np.mean(list(means.values()))) if means else 0.0
-        kinds: defaultdict[tuple[str, ...], float] = defaultdict(float)
-        for name in parts.values():
-            kinds[next((kind for kind in (TRAINERS, ENGINES) if name in kind), ())] += means.get(name, other)
+        return timedelta(seconds=round(sum(means.get(name, other) / self._at_once(name) for name in parts.values())))
+
+    def _at_once(self, name: str) -> int:
         if self.room is None:
-            return timedelta(seconds=round(sum(kinds.values())))
-        longest = max(kinds[TRAINERS] / self.room.trainings, kinds[ENGINES] / self.room.engines)
-        return timedelta(seconds=round(longest + kinds[()]))
+            return 1
+        return self.room.training.most if name in TRAINERS else self.room.engine.most if name in ENGINES else 1
 
 
 def one_by_one(
@@ -81,7 +80,8 @@ def side_by_side(
     error is raised once all that can be made is.
     """
     say = progress.console.print
-    say(f"side by side: {room.trainings} trainings and {room.engines} stages with engines at a time", highlight=False)
+    most = f"{room.training.most} trainings, or {room.engine.most} stages with engines"
+    say(f"{len(missing)} cells side by side: at a time at most {most}", highlight=False)
     failed: list[Exception] = []
     with _performing(missing, base, progress, check, clock, room) as performing, _pool(len(missing)) as pool:
         ending = {pool.submit(_made, one, base, performing(turn)): one for turn, one in enumerate(missing)}
@@ -90,7 +90,8 @@ def side_by_side(
                 yield ending[future], future.result()
             except Exception as error:
                 failed.append(error)
-                say(f"{error}", markup=False, highlight=False, soft_wrap=True)
+                said = str(error).removeprefix(f"{ending[future].cell}: ")
+                say(f"{ending[future].cell}: {said}", markup=False, highlight=False, soft_wrap=True)
     if failed:
         raise failed[0]
 

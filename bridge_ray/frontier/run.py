@@ -209,7 +209,7 @@ def _room(frontier: Frontier, missing: Sequence[Planned], progress: Progress, co
     from bridge_ray import workshop
 
     room = workshop.room(frontier.base.config, concurrency)
-    return room if max(room.trainings, room.engines) > 1 else None
+    return None if room.single else room
 
 
 def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Mapping[str, str]) -> dict[str, Any]:

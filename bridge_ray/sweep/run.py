@@ -203,7 +203,7 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> Ended | None:
         conductor = Conductor(sweep, keeper, progress, task, stop)
         interrupted = True
         try:
-            interrupted = not _tune(sweep, keeper, conductor, room.trainings)
+            interrupted = not _tune(sweep, keeper, conductor, room.training.most)
         finally:
             ray.get(keeper.close.remote(interrupted))
             ray.kill(keeper)

@@ -92,7 +92,7 @@ def test_two_trainings_run_at_once_and_what_cells_share_is_made_once(tmp_path: P
     found, said = executed(frontier(tmp_path))
     assert there(found) == list(SYSTEMS) and found["missing"] == []
     assert stub_stages.made(tmp_path).count("teach") == 2, "direct's, and the one that two systems share"
-    assert "side by side: 2 trainings and 1 stages with engines at a time" in said
+    assert "3 cells side by side: at a time at most 2 trainings, or 1 stages with engines" in said
     assert "direct_labels at 25 %, 48 rows, seed 0: train_direct_labels: learnt" in said
     assert "[3/3]" in said
 

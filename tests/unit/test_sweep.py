@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from bridge_ray import config, storage
-from bridge_ray.capacity import capacity
+from bridge_ray.capacity import capacity, times
 from bridge_ray.errors import UserError
 from bridge_ray.placement import Node
 from bridge_ray.report import sweep_page
@@ -412,7 +412,7 @@ def test_as_many_trials_run_at_once_as_their_trainings_have_room(
     fields: dict[str, Any], nodes: list[Node], trainings: int, engines: int
 ) -> None:
     found = capacity(config.changed(config.load("demo"), fields, "demo"), nodes)
-    assert (found.trainings, found.engines) == (trainings, engines)
+    assert (times(found.training), times(found.engine)) == (trainings, engines)
 
 
 def test_asha_asks_at_shares_that_grow_by_the_reduction() -> None:
