@@ -71,7 +71,7 @@ def test_it_ends_with_the_lines_the_page_and_the_next_command(finished: tuple[Pa
     root, _, said = finished
     page = root / "runs" / "tiny" / "frontier.html"
     assert f"page: {page}" in said and "next: bridge-ray forecast tiny" in said
-    assert "[6/6]" in said and "Unknown: a budget was measured with one seed" in said
+    assert "[6/6]" in said and "Unknown: its budgets have 1 of the 3 seeds" in said
     assert "<svg" in page.read_text()
 
 
