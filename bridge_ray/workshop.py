@@ -21,12 +21,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from bridge_ray import capacity, relay, stage
-from bridge_ray.config import Config
+from bridge_ray.config import Config, Teacher
 from bridge_ray.errors import UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Done, Stage, Watch
+from bridge_ray.teacher.client import api_key
 from bridge_ray.training.run import Halted
 
 CLOSING_SECONDS = 120  # that what must not be cut off has when all ends
@@ -77,6 +78,29 @@ def room(config: Config, trainings: int | None = None) -> Room:
         Share("teacher", 1 / teachers, teachers),
         str(Path.cwd()),
     )
+
+
+def check_key(teacher: Teacher) -> None:
+    """Raise UserError where a stage that asks the teacher would have no key, as this process alone has it: a cluster's
+    workers have the environment in which Ray was started."""
+    if not local_ray.on_cluster():
+        return
+    if not ray.get(
+        ray.remote(_has_key).options(num_cpus=0, scheduling_strategy=_here()).remote(str(Path.cwd()), teacher)
+    ):
+        source = "teacher.key_file" if teacher.key_file else "OPENAI_API_KEY"
+        raise UserError(
+            f"{source}: is known here, but not to the cluster's workers on this node, which ask the teacher; set "
+            "teacher.key_file to an absolute path, or have it where Ray is started"
+        )
+
+
+def _has_key(folder: str, teacher: Teacher) -> bool:
+    os.chdir(folder)
+    try:
+        return bool(api_key(teacher))
+    except UserError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -215,10 +239,13 @@ async def _done(ref: Any) -> Done:
 
 def _task() -> Any:
     """Performs a stage in a process of its own, beside the workshop: where the driver is, its key and its files are."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     # Elsewhere than on a local Ray, workers do not inherit the driver's environment.
     environment = {"env_vars": local_ray.DRIVER_ENVIRONMENT} if local_ray.on_cluster() else None
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here, runtime_env=environment)(_perform)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=_here(), runtime_env=environment)(_perform)
+
+
+def _here() -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _perform(folder: str, stages: Mapping[str, Stage], order: Order) -> Done:

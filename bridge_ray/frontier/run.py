@@ -209,7 +209,11 @@ def _room(frontier: Frontier, missing: Sequence[Planned], progress: Progress, co
     from bridge_ray import workshop
 
     room = workshop.room(frontier.base.config, concurrency)
-    return None if room.single else room
+    if room.single:
+        return None
+    if _asking(frontier):
+        workshop.check_key(frontier.base.config.teacher)
+    return room
 
 
 def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Mapping[str, str]) -> dict[str, Any]:

@@ -197,6 +197,7 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> Ended | None:
 
     spec, base = sweep.spec, sweep.base
     room = workshop.room(base, spec.concurrency)
+    workshop.check_key(base.teacher)
     with _standin(base) as address, progress.task("sweep", sweep.total, "trials") as task:
         cap = Cap(spec.budget.max_queries, spec.budget.max_usd)
         keeper = _keeper(sweep, Payer(spec.account, cap, address), room)

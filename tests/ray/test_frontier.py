@@ -14,11 +14,12 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from bridge_ray import config, pipeline, records, storage
-from bridge_ray.errors import Outage
+from bridge_ray import config, pipeline, records, storage, workshop
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.frontier import run
 from bridge_ray.frontier.cells import Planned, Trial, numbers_of
 from bridge_ray.frontier.grid import Cell, grid
+from bridge_ray.inference import local_ray
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Stage, Work
 from tests import stub_stages
@@ -129,3 +130,14 @@ def test_a_stop_ends_all_of_it_and_the_same_command_goes_on(tmp_path: Path) -> N
         executed(frontier(tmp_path), check)
     found, _ = executed(frontier(tmp_path))
     assert there(found) == list(SYSTEMS)
+
+
+def test_a_key_that_the_cluster_s_workers_do_not_have_is_missed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have the environment in which Ray was started, and this process's is another."""
+    local_ray.start()
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key")
+    fields = ["teacher.standin=null", "teacher.model=gpt-4o"]
+    with pytest.raises(UserError, match="^OPENAI_API_KEY: is known here, but not to the cluster's workers"):
+        workshop.check_key(config.load("demo", fields).teacher)
+    workshop.check_key(config.load("demo").teacher)  # a stand-in needs none
