@@ -85,9 +85,8 @@ def check_key(teacher: Teacher) -> None:
     workers have the environment in which Ray was started."""
     if not local_ray.on_cluster():
         return
-    if not ray.get(
-        ray.remote(_has_key).options(num_cpus=0, scheduling_strategy=_here()).remote(str(Path.cwd()), teacher)
-    ):
+    probe = ray.remote(num_cpus=0, scheduling_strategy=_here())(_has_key)
+    if not ray.get(probe.remote(str(Path.cwd()), teacher)):
         source = "teacher.key_file" if teacher.key_file else "OPENAI_API_KEY"
         raise UserError(
             f"{source}: is known here, but not to the cluster's workers on this node, which ask the teacher; set "
