@@ -10,7 +10,7 @@ from loky import cpu_count
 from bridge_ray import placement
 from bridge_ray.config import Config
 from bridge_ray.inference import local_ray
-from bridge_ray.placement import ENGINES, TRAINERS, Node
+from bridge_ray.placement import ENGINES, TRAINERS, Need, Node
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,23 @@ def of_cluster(config: Config) -> Capacity:
 
 
 def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
-    """On these nodes. Without a GPU, an engine or a training's workers take all the cores of a node."""
+    """On these nodes. Without a GPU, an engine or a training's workers take all the cores of a node. A stage takes the
+    engines that it may come to have, and the CPUs that Ray Data needs beside them."""
     training, engine = config.training, config.engine
     [learning] = placement.needs(config, TRAINERS[:1])
     [generating] = placement.needs(config, ENGINES[:1])
+    generating = replace(generating, workers=engine.max_replicas or engine.replicas)
     trained = nodes if training.gpus_per_worker else _at_most(nodes, training.workers)
     asked = nodes if engine.gpus else _at_most(nodes, 1)
-    apart = training.labels != engine.labels or bool(training.gpus_per_worker) != bool(engine.gpus)
-    return Capacity(placement.share(learning, trained), placement.share(generating, asked), apart)
+    share = max(placement.share(generating, asked), placement.share(_beside(generating), nodes))
+    labelled = bool(training.labels and engine.labels) and training.labels != engine.labels
+    apart = labelled or bool(training.gpus_per_worker) != bool(engine.gpus)
+    return Capacity(placement.share(learning, trained), share, apart)
+
+
+def _beside(need: Need) -> Need:
+    """The CPUs that a stage with engines takes in all, anywhere."""
+    return replace(need, workers=need.workers + need.spare, resources={"CPU": 1.0}, labels={})
 
 
 def _at_most(nodes: Sequence[Node], cores: int) -> list[Node]:

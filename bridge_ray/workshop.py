@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from rich.console import Console
 
 from bridge_ray import capacity, relay, stage
 from bridge_ray.config import Config, Teacher
-from bridge_ray.errors import UserError
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.inference import local_ray
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
@@ -49,16 +49,17 @@ class Room:
     """What stages take, and the driver's working directory, which relative paths begin at: a worker of a cluster has
     another.
 
-    Trainings and engines take parts of one cluster, so that none of them waits for what another one holds, and what it
-    took is what it takes. Of two stages that ask the ``teacher`` at once each would keep to the rate limit, and both
-    together would not; and what one of them has only reserved would be missing in the cap for the other. A batch takes
-    hours, whatever is asked beside it.
+    Trainings and engines take parts of one cluster: unless more are asked for than have room, none of them waits for
+    what another one holds, so what it took is what it takes. Of two stages that ask the ``teacher`` at once each would
+    keep to the rate limit, and both together would not; and what one of them has only reserved would be missing in the
+    cap for the other. What is made on the driver's node alone may take all of its cores and memory.
     """
 
     training: Share
     engine: Share
     teacher: Share
     folder: str
+    driver: Share = Share("driver", 1.0, 1)
 
     @property
     def single(self) -> bool:
@@ -66,12 +67,13 @@ class Room:
         return self.training.most == self.engine.most == 1 and self.training.pool == self.engine.pool
 
 
-def room(config: Config, trainings: int | None = None) -> Room:
+def room(config: Config, trainings: int | None = None, batches: bool = False) -> Room:
     """What runs like the config's take of the cluster, of which ``trainings`` are made at once, None: as many as have
-    room. Connects to Ray."""
+    room. ``batches``: so many ask a teacher that is asked in batches, each of which takes hours, whatever is asked
+    beside it. Connects to Ray."""
     found = capacity.of_cluster(config)
     most = trainings or capacity.times(found.training)
-    teachers = most if config.teacher.mode == "batch" else 1
+    teachers = most if batches and config.teacher.mode == "batch" else 1
     return Room(
         Share("cluster", min(found.training, 1 / most), most),
         Share("engines" if found.apart else "cluster", found.engine, capacity.times(found.engine)),
@@ -168,7 +170,7 @@ def _billionths(share: Share) -> int:
 class Workshop:
     """In an async actor, or a part of one; all in it happens on one event loop.
 
-    A teacher that has given up, refuses or cannot be paid is not asked by any stage that follows.
+    A teacher that was away until a stage gave up is not asked by those that follow.
     """
 
     def __init__(self, room: Room):
@@ -176,7 +178,8 @@ class Workshop:
         self._room = room
         self._made: dict[str, asyncio.Task[Done]] = {}  # by fingerprint; one that failed keeps its reason
         self._asking: dict[str, Any] = {}  # stages that ask the teacher now
-        self._refused: UserError | None = None  # why the teacher could not be asked, nor is again
+        self._away: Outage | None = None  # why the teacher could not be asked, nor is again
+        self._closed = False
         self._slots = Slots()
 
     async def done(self, order: Order) -> Done:
@@ -195,10 +198,11 @@ class Workshop:
             raise
 
     async def close(self, interrupted: bool) -> None:
-        """All ends, and nothing more is ordered: wait for what was asked of the teacher.
+        """All ends, and nothing more is begun: wait for what was asked of the teacher.
 
         Unless ``interrupted``, wait for all that still runs too: trainings that are ending from within.
         """
+        self._closed = True
         for ref in self._asking.values():
             ray.cancel(ref)  # as Ctrl-C would: answers on their way are stored
         last = [task for key, task in self._made.items() if key in self._asking or not (interrupted or task.done())]
@@ -206,25 +210,27 @@ class Workshop:
             await asyncio.wait(last, timeout=CLOSING_SECONDS)
 
     async def _make(self, order: Order) -> Done:
-        async with self._slot(order):
+        async with self._slots.taken(self._share(order), order.turn):
+            if self._closed:
+                raise InterruptedError(f"{order.name} is not begun: it has all ended")
             if not order.asks:
                 return await _done(_task().remote(self._room.folder, order.stages, order))
-            if self._refused is not None:
-                raise self._refused
+            if self._away is not None:
+                raise self._away
             ref = self._asking[order.fingerprint] = _task().remote(self._room.folder, order.stages, order)
             try:
                 return await _done(ref)
-            except UserError as error:
-                self._refused = error
+            except Outage as error:
+                self._away = error
                 raise
             finally:
                 del self._asking[order.fingerprint]
 
-    def _slot(self, order: Order) -> AbstractAsyncContextManager[None]:
-        for share, kind in ((self._room.training, TRAINERS), (self._room.engine, ENGINES)):
-            if order.name in kind and not order.asks:
-                return self._slots.taken(share, order.turn)
-        return self._slots.taken(self._room.teacher, order.turn) if order.asks else nullcontext()
+    def _share(self, order: Order) -> Share:
+        if order.asks:
+            return self._room.teacher
+        kinds = ((TRAINERS, self._room.training), (ENGINES, self._room.engine))
+        return next((share for kind, share in kinds if order.name in kind), self._room.driver)
 
 
 async def _done(ref: Any) -> Done:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import numpy as np
 
 from bridge_ray.frontier import cells
 from bridge_ray.frontier.cells import Lacks, Planned
+from bridge_ray.frontier.systems import ASKED_FOR
 from bridge_ray.pipeline import Run
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
@@ -23,7 +26,9 @@ from bridge_ray.stage import Done, Stage, done, perform
 if TYPE_CHECKING:
     from bridge_ray.workshop import Room
 
-Outcome = tuple[Planned, dict[str, Any] | Lacks]  # a cell and its numbers, or why it has none
+Outcome = tuple[Planned, dict[str, Any] | Exception]  # a cell and its numbers, or why it has none
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Clock:
         parts = {part.fingerprint: part.name for one in planned for part in cells.pending(one, self.root)}
         means = {name: float(np.mean(seconds)) for name, seconds in list(self._took.items())}
         other = float(np.mean(list(means.values()))) if means else 0.0
-        return timedelta(seconds=round(sum(means.get(name, other) / self._at_once(name) for name in parts.values())))
+        rounds = {name: math.ceil(times / self._at_once(name)) for name, times in Counter(parts.values()).items()}
+        return timedelta(seconds=round(sum(times * means.get(name, other) for name, times in rounds.items())))
 
     def _at_once(self, name: str) -> int:
         if self.room is None:
@@ -74,24 +80,27 @@ def _made(one: Planned, base: Run, make: cells.Perform) -> dict[str, Any] | Lack
 def side_by_side(
     missing: Sequence[Planned], base: Run, progress: Progress, check: Callable[[], None], clock: Clock, room: Room
 ) -> Generator[Outcome]:
-    """All at once, each waiting for what others make for it; in the order in which they end.
+    """All at once, each waiting for what others make for it, in the order in which they end; the teacher's own last, as
+    ``grid.cells`` has them.
 
-    A cell that fails ends none of the others, but for what the teacher would be asked: see ``Workshop``. The first
-    error is raised once all that can be made is.
+    A cell that fails ends none of the others, but for what they would ask a teacher that is away. The first error is
+    raised once all that can be made is.
     """
-    say = progress.console.print
     most = f"{room.training.most} trainings, or {room.engine.most} stages with engines"
-    say(f"{len(missing)} cells side by side: at a time at most {most}", highlight=False)
+    progress.console.print(f"{len(missing)} cells side by side: at a time at most {most}", highlight=False)
     failed: list[Exception] = []
     with _performing(missing, base, progress, check, clock, room) as performing, _pool(len(missing)) as pool:
-        ending = {pool.submit(_made, one, base, performing(turn)): one for turn, one in enumerate(missing)}
-        for future in as_completed(ending):
-            try:
-                yield ending[future], future.result()
-            except Exception as error:
-                failed.append(error)
-                said = str(error).removeprefix(f"{ending[future].cell}: ")
-                say(f"{ending[future].cell}: {said}", markup=False, highlight=False, soft_wrap=True)
+        for last in (False, True):
+            turns = [turn for turn, one in enumerate(missing) if (one.cell.system in ASKED_FOR) is last]
+            ending = {pool.submit(_made, missing[turn], base, performing(turn)): missing[turn] for turn in turns}
+            for future in as_completed(ending):
+                try:
+                    outcome: dict[str, Any] | Exception = future.result()
+                except Exception as error:
+                    log.exception("%s", ending[future].cell)
+                    failed.append(error)
+                    outcome = error
+                yield ending[future], outcome
     if failed:
         raise failed[0]
 
@@ -142,14 +151,16 @@ def _performing(
             interrupted = False
         finally:
             over.set()
-            ray.get(workshop.close.remote(interrupted))
-            ray.kill(workshop)
+            try:
+                ray.get(workshop.close.remote(interrupted))
+            finally:  # asked to stop once more, too: the threads wait for it
+                ray.kill(workshop)
 
 
 @contextmanager
 def _pool(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A thread for each cell, which waits for most of its time. Behind the block none is waited for: those that are
-    left end with the workshop."""
+    """A thread for each cell, which waits for most of its time. Behind the block those that are left end with the
+    workshop."""
     pool = ThreadPoolExecutor(count, "cell")
     try:
         yield pool

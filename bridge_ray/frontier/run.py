@@ -153,32 +153,35 @@ def execute(
     """
     base, done_cells = frontier.base, dict(frontier.kept)
     _say_what_is_left_out(frontier, progress)
-    missing, lacking = frontier.missing, dict[str, str]()
+    missing, lacking, failed = frontier.missing, dict[str, str](), set[str]()
     room = _room(frontier, missing, progress, concurrency)
     clock = making.Clock(base.root, room)
     together = (missing, base, progress, check, clock)
     with closing(making.one_by_one(*together) if room is None else making.side_by_side(*together, room)) as outcomes:
         for one, outcome in outcomes:
-            said = f"{one.cell}: left out: {outcome}"
-            if isinstance(outcome, Lacks):
+            if isinstance(outcome, dict):
+                done_cells[one.cell.name] = outcome
+            elif isinstance(outcome, Lacks):
                 lacking[one.cell.name] = str(outcome)
             else:
-                done_cells[one.cell.name] = outcome
-                record(frontier, done_cells, lacking)
-                said = _said(frontier, one, done_cells, lacking, clock)
+                failed.add(one.cell.name)
+            found = record(frontier, done_cells, lacking)
+            left = [other for other in missing if other.cell.name not in {*done_cells, *lacking, *failed}]
+            after = f"; about {clock.left(left)} left" if left else ""
+            place = f"[{len(done_cells)}/{len(frontier.planned)}]"
+            said = f"{place} {one.cell}: {_said(one, outcome)}{after}"
             progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
-    return record(frontier, done_cells, lacking)
+    return found if missing else record(frontier, done_cells, lacking)
 
 
-def _said(
-    frontier: Frontier, one: Planned, there: Mapping[str, Any], lacking: Mapping[str, str], clock: making.Clock
-) -> str:
-    """How a cell has ended, and how long the others will take."""
-    left = [other for other in frontier.planned if other.cell.name not in {*there, *lacking}]
-    after = f"; about {clock.left(left)} left" if left else ""
-    numbers = there[one.cell.name]
-    right = f"{percent(numbers['accuracy'])} of {numbers['n']}, {numbers['queries']} queries"
-    return f"[{len(there)}/{len(frontier.planned)}] {one.cell}: {right}{after}"
+def _said(one: Planned, outcome: Mapping[str, Any] | Exception) -> str:
+    """How the cell has ended."""
+    if isinstance(outcome, Mapping):
+        return f"{percent(outcome['accuracy'])} of {outcome['n']}, {outcome['queries']} queries"
+    if isinstance(outcome, Lacks):
+        return f"left out: {outcome}"
+    kind = "" if isinstance(outcome, UserError) else f"{type(outcome).__name__}: "
+    return f"failed: {kind}{str(outcome).removeprefix(f'{one.cell}: ')}"
 
 
 def _say_what_is_left_out(frontier: Frontier, progress: Progress) -> None:

@@ -196,7 +196,7 @@ def execute(sweep: Sweep, progress: Progress, stop: Stop) -> Ended | None:
     from bridge_ray import workshop
 
     spec, base = sweep.spec, sweep.base
-    room = workshop.room(base, spec.concurrency)
+    room = workshop.room(base, spec.concurrency, batches=True)
     workshop.check_key(base.teacher)
     with _standin(base) as address, progress.task("sweep", sweep.total, "trials") as task:
         cap = Cap(spec.budget.max_queries, spec.budget.max_usd)

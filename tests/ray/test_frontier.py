@@ -25,6 +25,7 @@ from bridge_ray.stage import Stage, Work
 from tests import stub_stages
 
 SYSTEMS = ("direct", "direct_labels", "bridge")
+EVERY = (*SYSTEMS, "teacher")
 PATIENCE = 120.0  # seconds that a training waits for the other one to begin
 
 
@@ -53,6 +54,8 @@ def learn(work: Work, system: str) -> dict[str, Any]:
 
 
 def evaluate(work: Work, system: str) -> dict[str, Any]:
+    cells = {path.name.partition("-")[0] for path in Path(work.out).parents[2].glob("runs/stub/cells/*.json")}
+    assert system != "teacher" or cells >= {"direct", "direct_labels"}, f"the teacher was asked after {cells} alone"
     stub_stages.note(work)
     rows = [{"id": number, "system": system, "correct": number == 8} for number in (8, 9)]
     table = pa.Table.from_pylist(rows, schema=records.PREDICTION)
@@ -62,7 +65,8 @@ def evaluate(work: Work, system: str) -> dict[str, Any]:
 
 
 def frontier(root: Path, sharing: tuple[str, ...] = SYSTEMS[1:]) -> run.Frontier:
-    """A cell of each system, of which some share their rationales."""
+    """A cell of each system, of which some share their rationales, and one of the teacher itself, which has to come
+    last."""
     settings = config.load("demo", [f"storage={root}", "training.workers=1"], name="stub")
     planned = []
     for system in SYSTEMS:
@@ -71,10 +75,11 @@ def frontier(root: Path, sharing: tuple[str, ...] = SYSTEMS[1:]) -> run.Frontier
         student = Stage(name, 1, {"system": system}, {"teach": bought}, partial(learn, system=system))
         final = Stage("evaluate", 1, {"system": system}, {"student": student}, partial(evaluate, system=system))
         planned.append(Planned(Cell(system, 0.25, 48, 0), settings, (Trial(1.0, final, None),)))
+    asked = Stage("evaluate", 1, {"system": "teacher"}, {}, partial(evaluate, system="teacher"))
+    planned.append(Planned(Cell("teacher", 0.0, 48, 0), settings, (Trial(1.0, asked, None),)))
     base = pipeline.Run(settings, pa.table({}), {}, str(root))
     kept = {one.cell.name: there for one in planned if (there := numbers_of(one, base.home)) is not None}
-    asked = grid(SYSTEMS, [0.25], 1)
-    return run.Frontier(base, asked, tuple(planned), kept, {}, {0: np.arange(2, dtype=np.uint64)})
+    return run.Frontier(base, grid(EVERY, [0.25], 1), tuple(planned), kept, {}, {0: np.arange(2, dtype=np.uint64)})
 
 
 def executed(made: run.Frontier, check: Callable[[], None] = lambda: None) -> tuple[dict[str, Any], str]:
@@ -91,21 +96,23 @@ def there(found: dict[str, Any]) -> list[str]:
 def test_two_trainings_run_at_once_and_what_cells_share_is_made_once(tmp_path: Path) -> None:
     """Each of two trainings waits for the other one to begin."""
     found, said = executed(frontier(tmp_path))
-    assert there(found) == list(SYSTEMS) and found["missing"] == []
+    assert there(found) == list(EVERY) and found["missing"] == []
     assert stub_stages.made(tmp_path).count("teach") == 2, "direct's, and the one that two systems share"
-    assert "3 cells side by side: at a time at most 2 trainings, or 1 stages with engines" in said
+    assert "4 cells side by side: at a time at most 2 trainings, or 1 stages with engines" in said
     assert "direct_labels at 25 %, 48 rows, seed 0: train_direct_labels: learnt" in said
-    assert "[3/3]" in said
+    assert "[4/4] teacher, 48 rows, seed 0: 50.0 % of 2" in said
 
 
 def test_what_fails_leaves_the_others_and_ends_it_at_last_and_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "broken").touch()
     with pytest.raises(RuntimeError, match="the loss of update 1 is nan"):
         executed(frontier(tmp_path))
+    [missing] = storage.read_json(f"{tmp_path}/runs/stub/frontier.json")["missing"]
+    assert missing["system"] == "bridge"
     (tmp_path / "broken").unlink()
     again = frontier(tmp_path)
-    assert sorted(again.kept) == ["direct-b0.25-n48-s0", "direct_labels-b0.25-n48-s0"]
-    assert there(executed(again)[0]) == list(SYSTEMS)
+    assert sorted(again.kept) == ["direct-b0.25-n48-s0", "direct_labels-b0.25-n48-s0", "teacher-b0-n48-s0"]
+    assert there(executed(again)[0]) == list(EVERY)
     assert stub_stages.made(tmp_path).count("train_direct") == 1
 
 
@@ -115,7 +122,7 @@ def test_a_teacher_that_is_away_is_not_asked_again_by_other_cells(tmp_path: Path
     with pytest.raises(Outage, match="at 25 %, 48 rows, seed 0: .*503 after 10 rows.*the cells that are there stay"):
         executed(frontier(tmp_path, sharing=()))
     assert stub_stages.made(tmp_path) == ["teach"]
-    assert there(executed(frontier(tmp_path, sharing=()))[0]) == list(SYSTEMS)
+    assert there(executed(frontier(tmp_path, sharing=()))[0]) == list(EVERY)
 
 
 def test_a_stop_ends_all_of_it_and_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -129,7 +136,7 @@ def test_a_stop_ends_all_of_it_and_the_same_command_goes_on(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         executed(frontier(tmp_path), check)
     found, _ = executed(frontier(tmp_path))
-    assert there(found) == list(SYSTEMS)
+    assert there(found) == list(EVERY)
 
 
 def test_a_key_that_the_cluster_s_workers_do_not_have_is_missed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

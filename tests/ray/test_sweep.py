@@ -94,3 +94,10 @@ def test_the_cap_ends_the_sweep_and_what_it_could_not_pay_goes_on_later(tmp_path
     assert states(trials) == ["finished", "running"]
     after, capped, _ = executed(prepared(tmp_path, [], **fractions, budget={"max_queries": 10}))
     assert capped is None and states(after) == ["finished", "finished"] and after[1] == trials[1]
+
+
+def test_a_trial_that_the_cap_has_room_for_ends_beside_one_that_it_has_not(tmp_path: Path) -> None:
+    trials, capped, _ = executed(
+        prepared(tmp_path, [], space={"budget.fraction": [0.1, 0.05]}, budget={"max_queries": 7})
+    )
+    assert capped is not None and capped.state == "capped" and states(trials) == ["running", "finished"]

@@ -401,7 +401,7 @@ GPUS = {"training.gpus_per_worker": 1, "engine.gpus": 1}
         ({"training.workers": 2}, [Node({"CPU": 2})], 1, 1),
         ({"training.workers": 1}, [Node({"CPU": 16})], 1, 1),
         ({"training.workers": 2}, [Node({"CPU": 4}), Node({"CPU": 3})], 2, 2),
-        ({"training.workers": 2}, [Node({"CPU": 1}), Node({"CPU": 1})], 1, 2),
+        ({"training.workers": 2}, [Node({"CPU": 1}), Node({"CPU": 1})], 1, 1),
         ({"engine.replicas": 2}, [Node({"CPU": 4}), Node({"CPU": 4}), Node({"CPU": 4})], 3, 1),
         (GPUS, [Node({"CPU": 64, "GPU": 8})], 4, 8),
         (GPUS | {"engine.tensor_parallel": 4}, [Node({"CPU": 64, "GPU": 8})], 4, 2),

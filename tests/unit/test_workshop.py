@@ -97,9 +97,14 @@ def test_room_is_what_the_cluster_has_and_what_is_asked_for(
 ) -> None:
     monkeypatch.setattr(capacity, "of_cluster", lambda _: found)
     fields = ["teacher.standin=null", "teacher.model=gpt-4o"]
-    made = workshop.room(config.load("demo", [*fields, f"teacher.mode={mode}"]), trainings)
+    settings = config.load("demo", [*fields, f"teacher.mode={mode}"])
+    made = workshop.room(settings, trainings, batches=True)
+    assert workshop.room(settings, trainings).teacher.part == 1
     assert made.single is single
     assert (made.training.part, made.engine.part, made.teacher.part) == parts
+
+
+APART = {"training.labels": {"pool": "a"}, "engine.labels": {"pool": "b"}}
 
 
 @pytest.mark.parametrize(
@@ -111,13 +116,17 @@ def test_room_is_what_the_cluster_has_and_what_is_asked_for(
             Capacity(3 / 8, 1 / 8, False),
         ),
         ({"training.gpus_per_worker": 0}, [Node({"CPU": 64, "GPU": 8})], Capacity(1.0, 1 / 8, True)),
-        ({"training.labels": {"pool": "a"}}, [Node({"CPU": 8, "GPU": 4})], Capacity(1.0, 1 / 4, True)),
-        ({"engine.replicas": 4}, [Node({"CPU": 8, "GPU": 2})], Capacity(1.0, 1.0, False)),
+        ({"training.labels": {"pool": "a"}}, [Node({"CPU": 64, "GPU": 4})], Capacity(1.0, 1 / 4, False)),
+        (APART, [Node({"CPU": 64, "GPU": 4}), Node({"CPU": 8, "GPU": 4}, {"pool": "b"})], Capacity(1.0, 1 / 4, True)),
+        ({"engine.replicas": 4}, [Node({"CPU": 64, "GPU": 2})], Capacity(1.0, 1.0, False)),
+        ({"engine.max_replicas": 4}, [Node({"CPU": 64, "GPU": 8})], Capacity(1 / 4, 1 / 2, False)),
+        ({"engine.gpus": 0.25}, [Node({"CPU": 6, "GPU": 2})], Capacity(1.0, 1 / 2, False)),
     ],
 )
 def test_a_share_is_that_of_the_gpus_and_apart_is_what_takes_others(
     fields: dict[str, Any], nodes: list[Node], found: Capacity
 ) -> None:
-    """Three workers of a training take three of eight GPUs, so that two trainings leave room for two engines."""
+    """Three workers of a training take three of eight GPUs, so that two trainings leave room for two engines; an engine
+    takes what it may come to have, and two CPUs to read and write."""
     gpus = {"training.gpus_per_worker": 1, "training.workers": 2, "engine.gpus": 1}
     assert capacity.capacity(config.changed(config.load("demo"), gpus | fields, "demo"), nodes) == found
