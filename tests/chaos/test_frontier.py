@@ -70,7 +70,9 @@ def test_what_cells_have_in_common_was_made_once_and_each_answer_bought_once(fin
 def test_it_ends_with_the_lines_the_page_and_the_next_command(finished: tuple[Path, int, str]) -> None:
     root, _, said = finished
     page = root / "runs" / "tiny" / "frontier.html"
-    assert f"page: {page}" in said and "next: bridge-ray forecast tiny" in said
+    assert f"page: {page}" in said and "next: bridge-ray frontier RECIPE --budgets " in said, (
+        "a forecast needs three budgets"
+    )
     assert "[6/6]" in said and "Unknown: its budgets have 1 of the 3 seeds" in said
     assert "<svg" in page.read_text()
 
