@@ -121,10 +121,7 @@ def frontier(
     dev: Annotated[bool, typer.Option("--dev", help="Report on dev, to choose by; test is not asked.")] = False,
     concurrency: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Trainings at once, by default as many as have room; 1: cell by cell.",
-        ),
+        typer.Option(min=1, help="Trainings at once, by default as many as have room; 1: cell by cell."),
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would buy, cost and take; do nothing.")] = False,
     name: Name = None,

@@ -21,6 +21,8 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from bridge_ray.inference import local_ray
+
 if TYPE_CHECKING:
     import ray
 
@@ -86,11 +88,8 @@ class Progress:
         ``start`` units were done by an earlier attempt. Where the console is no terminal, a line a minute instead.
         """
         import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        # Beside the driver: whoever reports to it must not fail because some other node is gone.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        counter = ray.remote(num_cpus=0, scheduling_strategy=here)(Totals).remote(name, total, max_faults)
+        counter = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here())(Totals).remote(name, total, max_faults)
         stop = threading.Event()
         with self.task(name, total, unit) as task:
             follower = _Follower(name, total, unit, start, task, self.console)

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 from rich.console import Console
 
+from bridge_ray.inference import local_ray
+
 READ_SECONDS = 0.5
 
 
@@ -61,10 +63,8 @@ class _Writer:
 def relayed(screen: Console) -> Iterator[Any]:
     """In the block, lines that are added to the actor it yields are printed."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    lines, over = ray.remote(num_cpus=0, scheduling_strategy=here)(Lines).remote(), threading.Event()
+    lines, over = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here())(Lines).remote(), threading.Event()
     thread = threading.Thread(target=_print, args=(lines, screen, over), daemon=True)
     thread.start()
     try:

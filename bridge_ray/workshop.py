@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 
 from bridge_ray import capacity, relay, stage
@@ -87,7 +86,7 @@ def check_key(teacher: Teacher) -> None:
     workers have the environment in which Ray was started."""
     if not local_ray.on_cluster():
         return
-    probe = ray.remote(num_cpus=0, scheduling_strategy=_here())(_has_key)
+    probe = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here())(_has_key)
     if not ray.get(probe.remote(str(Path.cwd()), teacher)):
         source = "teacher.key_file" if teacher.key_file else "OPENAI_API_KEY"
         raise UserError(
@@ -246,11 +245,9 @@ def _task() -> Any:
     """Performs a stage in a process of its own, beside the workshop: where the driver is, its key and its files are."""
     # Elsewhere than on a local Ray, workers do not inherit the driver's environment.
     environment = {"env_vars": local_ray.DRIVER_ENVIRONMENT} if local_ray.on_cluster() else None
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=_here(), runtime_env=environment)(_perform)
-
-
-def _here() -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=local_ray.here(), runtime_env=environment)(
+        _perform
+    )
 
 
 def _perform(folder: str, stages: Mapping[str, Stage], order: Order) -> Done:

@@ -18,6 +18,7 @@ import numpy as np
 from bridge_ray.frontier import cells
 from bridge_ray.frontier.cells import Lacks, Planned
 from bridge_ray.frontier.systems import ASKED_FOR
+from bridge_ray.inference import local_ray
 from bridge_ray.pipeline import Run
 from bridge_ray.placement import ENGINES, TRAINERS
 from bridge_ray.progress import Progress
@@ -116,13 +117,13 @@ def _performing(
 ) -> Iterator[Callable[[int], cells.Perform]]:
     """What performs the stages of ``missing[turn]``, in a workshop that is closed behind the block."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from bridge_ray.relay import Source, relayed
     from bridge_ray.workshop import Order, Workshop
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    workshop = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000)(Workshop).remote(room)
+    workshop = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000)(Workshop).remote(
+        room
+    )
     parts = {part.fingerprint: part for one in missing for part in cells.pending(one, base.root)}
     stages, over = ray.put(parts), threading.Event()  # once: the corpora are in them
 

@@ -67,6 +67,15 @@ def on_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
+def here() -> Any:
+    """The scheduling strategy that keeps an actor or a task on this process's node: where the driver's files are, and
+    where it does not fail because some other node is gone."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def submission() -> dict[str, str]:
     """The metadata of the Ray job whose driver this process is, ``job_submission_id`` among it; else empty."""
     return _job_config().get("metadata") or {}

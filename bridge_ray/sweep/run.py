@@ -222,13 +222,11 @@ def _standin(base: Config) -> Any:
 
 def _keeper(sweep: Sweep, payer: Payer, room: Room) -> Any:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from bridge_ray.sweep.shared import Keeper, Terms
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     named = {"name": sweep.home, "namespace": "bridge-ray"}  # else another job could have a keeper of that name
-    made = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=10_000, **named)(Keeper)
+    made = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000, **named)(Keeper)
     try:
         return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
     except ValueError as error:  # the name is taken
