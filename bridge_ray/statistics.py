@@ -99,3 +99,11 @@ def bootstrap(values: NDArray[np.float64], resamples: int, seed: int) -> list[fl
     means = [generator.choice(values, len(values)).mean() for _ in range(resamples)]
     low, high = np.quantile(means, [0.025, 0.975])
     return [round(float(low), 4), round(float(high), 4)]
+
+
+def places_in_common(asked: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.int64]]:
+    """For the questions of each of several groups, their places among those that several groups were asked, 0, 1, …;
+    -1 for the others. Equal numbers are the same question; no group has one twice."""
+    _, places, times = np.unique(np.concatenate(asked), return_inverse=True, return_counts=True)
+    ranks = np.where(times > 1, np.cumsum(times > 1) - 1, -1)
+    return np.split(ranks[places], np.cumsum([len(questions) for questions in asked])[:-1])

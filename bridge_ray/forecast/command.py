@@ -11,9 +11,9 @@ from rich.table import Table
 from bridge_ray import config, storage
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import words
-from bridge_ray.forecast.cells import read
+from bridge_ray.forecast.cells import Cell, read, sample_of
 from bridge_ray.forecast.make import DRAWS, make
-from bridge_ray.frontier.grid import NOT_YET
+from bridge_ray.frontier import grid, questions
 from bridge_ray.progress import Progress
 from bridge_ray.report.forecast import render
 from bridge_ray.report.summary import percent, points
@@ -31,11 +31,12 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
     frontier = storage.read_json(where)
     if frontier is None:
         raise UserError(f"{where}: no frontier to forecast from; first: bridge-ray frontier RECIPE --name {name}")
-    missing = [cell for cell in frontier["missing"] if cell["reason"] == NOT_YET]
+    missing = [cell for cell in frontier["missing"] if cell["reason"] == grid.NOT_YET]
     measured = read(frontier["cells"], where, missing)
+    sample = sample_of(measured, lambda cell: questions.answers(home, _place(cell)), questions.read(home))
     with Progress(Console(stderr=True)).task("forecast", DRAWS, "draws") as task:
         found = make(
-            name, measured, budget, frontier["split"], frontier["intervals"], missing=len(missing), tick=task.add
+            name, measured, sample, budget, frontier["split"], frontier["intervals"], len(missing), tick=task.add
         )
     storage.write_json(storage.join(home, "forecast.json"), found)
     storage.write_bytes(storage.join(home, "forecast.html"), render(found).encode())
@@ -43,6 +44,10 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
         print(json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False))
     else:
         show(found, home, words.following(found, frontier["grid"], root), Console())
+
+
+def _place(cell: Cell) -> grid.Cell:
+    return grid.Cell(cell.system, cell.budget, cell.rows, cell.seed)
 
 
 def show(found: dict[str, Any], home: str, following: tuple[str, str], out: Console) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import check, words
-from bridge_ray.forecast.cells import RIVALS, Cell, Measured, Size, budgets, resample, share_list, sizes
+from bridge_ray.forecast.cells import RIVALS, Cell, Measured, Sample, Size, budgets, resample, share_list, sizes
 from bridge_ray.forecast.curve import CENTRE, FASTEST, SLOWEST, SPREAD, Curve, fit
 
 DRAWS = 400
@@ -45,6 +45,7 @@ class Draw:
 def make(
     name: str,
     measured: Measured,
+    sample: Sample,
     budget: float | None = None,
     split: str = "test",
     lines: Sequence[Mapping[str, Any]] = (),
@@ -55,17 +56,17 @@ def make(
 ) -> dict[str, Any]:
     """The forecast as JSON; raises UserError for a ``budget`` at which BRIDGE was not measured.
 
-    ``split`` is the one whose questions were asked, ``lines`` the frontier's intervals, which are taken for what was
-    measured, and ``missing`` how many of its cells are not there yet; ``tick`` is called after every one of the
-    ``draws`` of the bootstrap. Intervals are 95 % percentiles of the draws; null in a number of queries or a ratio of
-    them means never.
+    ``sample`` is what the bootstrap draws from, ``split`` the one whose questions were asked, ``lines`` the frontier's
+    intervals, which are taken for what was measured, and ``missing`` how many of its cells are not there yet; ``tick``
+    is called after every one of the ``draws`` of the bootstrap. Intervals are 95 % percentiles of the draws; null in a
+    number of queries or a ratio of them means never.
     """
     place = _place(measured, budget)
     fitted = _fits(measured, place, (CENTRE, CENTRE))
     generator = np.random.default_rng(seed)
     drawn = []
     for _ in range(draws):
-        drawn.append(_fits(resample(measured, generator), place, _centres(generator)))
+        drawn.append(_fits(resample(measured, sample, generator), place, _centres(generator)))
         tick()
     numbers = _summaries(_numbers(fitted, place), [_numbers(draw, place) for draw in drawn])
     known = {(line["system"], line["rows"], line["budget"]): line["interval"] for line in lines}

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from numpy.typing import NDArray
 from rich.console import Console
 
 from bridge_ray import job, pipeline, placement, storage
 from bridge_ray.config import Config
 from bridge_ray.errors import UserError
-from bridge_ray.frontier import grid, making, terminal
-from bridge_ray.frontier.cells import Lacks, Planned, Trial, file_of, numbers_of, pending
+from bridge_ray.frontier import grid, making, questions, terminal
+from bridge_ray.frontier.cells import Lacks, Planned, Trial, numbers_of, pending
 from bridge_ray.frontier.grid import Cell, Grid
+from bridge_ray.frontier.questions import Questions
 from bridge_ray.frontier.summary import Bootstrap, summarise
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.pipeline import Run
@@ -48,7 +44,7 @@ class Frontier:
     planned: tuple[Planned, ...]
     kept: Mapping[str, dict[str, Any]]  # cell name -> its numbers, of the cells that are there already
     corpora: Mapping[tuple[int, int], pa.Table]  # (seed, training rows) -> records.EXAMPLE
-    questions: Mapping[int, NDArray[np.uint64]]  # see summary.Bootstrap
+    questions: Questions
 
     @property
     def missing(self) -> list[Planned]:
@@ -82,8 +78,8 @@ def draft(settings: Config, asked: Grid) -> Frontier:
     corpora: dict[tuple[int, int], pa.Table] = {}
     planned = tuple(_planned(settings, asked, cell, rows, corpora) for cell in grid.cells(asked, settings.seed, rows))
     kept = {one.cell.name: there for one in planned if (there := numbers_of(one, base.home)) is not None}
-    questions = {seed: _questions(corpus, asked.split) for (seed, _), corpus in corpora.items()}
-    frontier = Frontier(base, asked, planned, kept, corpora, questions)
+    numbers = {seed: questions.of(corpus, asked.split) for (seed, _), corpus in corpora.items()}
+    frontier = Frontier(base, asked, planned, kept, corpora, numbers)
     for one in _asking(frontier):
         pipeline.check_terms(Run(one.config, base.corpus, {}, base.root))
     return frontier
@@ -105,8 +101,8 @@ def _check_bounded(frontier: Frontier, teaching: Sequence[Planned]) -> None:
     most: defaultdict[tuple[int, bool], int] = defaultdict(int)  # seeds share no question in the worst case
     for one in teaching:
         rows, tested = one.cell.rows, not one.cell.budget
-        questions = len(frontier.questions[one.cell.seed])
-        queries = questions if tested else examples_in_budget(rows, one.config.budget)
+        test = len(frontier.questions[one.cell.seed])
+        queries = test if tested else examples_in_budget(rows, one.config.budget)
         most[one.cell.seed, tested] = max(most[one.cell.seed, tested], queries)
     raise UserError(
         f"budget: this frontier may take {sum(most.values()):,} queries of {settings.teacher.model}, and nothing "
@@ -133,14 +129,6 @@ def _planned(settings: Config, asked: Grid, cell: Cell, rows: int, corpora: dict
 def _trained(cell: Cell) -> bool:
     """Whether the cell's model is a student that was trained: the others have no length."""
     return SYSTEMS[cell.system].student and cell.system != "student_base"
-
-
-def _questions(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
-    """A number for each question of the split, in order of their ids: a hash of what is asked. All sizes of a corpus
-    have the same ones, and a file's splits for two seeds have some of them in common."""
-    rows = corpus.filter(pc.equal(corpus["split"], split)).select(["question", "context", "options"]).to_pylist()
-    digests = [hashlib.sha256(json.dumps(row).encode()).digest() for row in rows]
-    return np.array([int.from_bytes(digest[:8]) for digest in digests], dtype=np.uint64)
 
 
 def execute(
@@ -224,7 +212,11 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
     base, asked = frontier.base, frontier.grid
     there = [cells[one.cell.name] for one in frontier.planned if one.cell.name in cells]
     absent = [one.cell for one in frontier.planned if one.cell.name not in cells]
-    answers = dict(_answers(base.home, frontier.planned, cells))
+    answers = {
+        (cell.system, cell.budget, cell.rows, cell.seed): questions.answers(base.home, cell)
+        for cell in (one.cell for one in frontier.planned)
+        if cell.name in cells
+    }
     bootstrap = Bootstrap(base.config.evaluate.resamples, frontier.questions)
     found = {
         "name": base.config.name,
@@ -249,18 +241,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
         **summarise(there, answers, asked.reference, bootstrap, asked.split),
         "versions": versions(),
     }
+    questions.write(base.home, frontier.questions)
     storage.write_json(storage.join(base.home, "frontier.json"), found)
     storage.write_bytes(storage.join(base.home, "frontier.html"), frontier_page.render(found).encode())
     return found
-
-
-def _answers(
-    home: str, planned: Sequence[Planned], cells: Mapping[str, Any]
-) -> Iterator[tuple[tuple[str, float, int, int], NDArray[np.float64]]]:
-    """(system, budget, rows, seed) -> 1 for a question that was answered correctly, else 0, in order of their ids."""
-    for one in planned:
-        cell = one.cell
-        if cell.name in cells:
-            rows = storage.read_table(file_of(home, cell, ".parquet"), ["correct"])
-            correct = rows["correct"].to_numpy(zero_copy_only=False).astype(np.float64)
-            yield (cell.system, cell.budget, cell.rows, cell.seed), correct

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bridge_ray.frontier.questions import Questions
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.report.summary import WITHOUT_TA, points
-from bridge_ray.statistics import NARROW, Correct, mcnemar
+from bridge_ray.statistics import NARROW, Correct, mcnemar, places_in_common
 
 Answers = Mapping[tuple[str, float, int, int], Correct]  # (system, budget, rows, seed) -> 0 or 1 per question
 Series = Mapping[int, Correct]  # seed -> the same
@@ -39,11 +40,10 @@ BY_TEST = (
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often accuracies are drawn again, and over what: seed -> a number for each question that it was asked, in
-    order of their ids, which is the same for the same question whatever the seed."""
+    """How often accuracies are drawn again, and over what."""
 
     resamples: int
-    questions: Mapping[int, NDArray[np.uint64]]
+    questions: Questions
 
 
 @dataclass(frozen=True)
@@ -130,26 +130,19 @@ def resampled(series: Sequence[Series], bootstrap: Bootstrap) -> NDArray[np.floa
     seeds = sorted(series[0])
     assert seeds and all(sorted(one) == seeds for one in series), "the systems have not the same seeds"
     values = [np.stack([one[seed] for one in series]).astype(np.float32) for seed in seeds]
-    shared = _shared([bootstrap.questions[seed] for seed in seeds])
+    common_to = places_in_common([bootstrap.questions[seed] for seed in seeds])
     generator = np.random.default_rng(SEED)
     total = np.zeros((len(series), bootstrap.resamples))
     for start in range(0, bootstrap.resamples, BLOCK):
         drawn = generator.integers(len(seeds), size=(min(BLOCK, bootstrap.resamples - start), len(seeds)))
-        common = generator.standard_exponential((len(drawn), 1 + max(map(np.max, shared))), np.float32)
+        common = generator.standard_exponential((len(drawn), 1 + max(map(np.max, common_to))), np.float32)
         for slot, number in product(range(len(seeds)), repeat=2):
             taken = np.flatnonzero(drawn[:, slot] == number)
             weights = generator.standard_exponential((len(taken), values[number].shape[1]), np.float32)
-            those = np.flatnonzero(shared[number] >= 0)
-            weights[:, those] = common[np.ix_(taken, shared[number][those])]
+            those = np.flatnonzero(common_to[number] >= 0)
+            weights[:, those] = common[np.ix_(taken, common_to[number][those])]
             total[:, start + taken] += np.einsum("sq,dq->sd", values[number], weights) / weights.sum(axis=1)
     return total / len(seeds)
-
-
-def _shared(asked: Sequence[NDArray[np.uint64]]) -> list[NDArray[np.int64]]:
-    """For each seed's questions, their places among those that were asked more than once; -1 for the others."""
-    _, places, times = np.unique(np.concatenate(asked), return_inverse=True, return_counts=True)
-    ranks = np.where(times > 1, np.cumsum(times > 1) - 1, -1)
-    return np.split(ranks[places], np.cumsum([len(questions) for questions in asked])[:-1])
 
 
 def _interval(values: NDArray[np.float64], candidates: int = 1) -> list[float]:

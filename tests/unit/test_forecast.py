@@ -12,17 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 from rich.console import Console
 from typer.testing import CliRunner
 
 from bridge_ray import cli, storage
 from bridge_ray.errors import UserError
 from bridge_ray.forecast import check, command, words
-from bridge_ray.forecast.cells import LADDER, Cell, more, read, resample, sizes
+from bridge_ray.forecast.cells import LADDER, Cell, Measured, Sample, more, read, resample, sample_of, sizes
 from bridge_ray.forecast.curve import Curve, fit
 from bridge_ray.forecast.make import make
+from bridge_ray.frontier import questions
+from bridge_ray.frontier.cells import file_of
+from bridge_ray.frontier.grid import cell_of
 from bridge_ray.report.forecast import render
+from bridge_ray.statistics import Correct
 from tests import browser
 
 BUDGETS = (0.01, 0.03, 0.05, 0.1, 0.3, 1.0)
@@ -64,7 +70,7 @@ def cells(
 
 
 def teacher(error: float, n: int = EXACT) -> dict[str, Any]:
-    fields = {"system": "teacher", "budget": None, "rows": 2000, "seed": 0, "queries": n}
+    fields = {"system": "teacher", "budget": 0.0, "rows": 2000, "seed": 0, "queries": n}
     return fields | {"n": n, "correct": round((1 - error) * n)}
 
 
@@ -78,8 +84,25 @@ def steady(errors: tuple[float, ...], n: int = EXACT) -> tuple[Cell, ...]:
     return tuple(Cell("direct", b, 2000, 0, n, round((1 - error) * n), b * 2000) for b, error in pairs)
 
 
+def sample(measured: Measured) -> Sample:
+    """The answers of those cells, in an order of their own; each seed was asked questions of its own. An exact cell has
+    one question, with its share of right answers, so that drawing again changes nothing."""
+    seeds = {cell.seed for some in (*measured.cells.values(), measured.teacher) for cell in some}
+    n = max(cell.n for cell in measured.cells["bridge"])
+    count = 1 if n == EXACT else n
+    order = np.random.default_rng(0)
+
+    def answers(cell: Cell) -> Correct:
+        if n == EXACT:
+            return np.array([cell.correct / cell.n])
+        return order.permutation(np.arange(n) < cell.correct * n / cell.n).astype(np.float64)
+
+    return sample_of(measured, answers, {seed: np.arange(count, dtype=np.uint64) + seed * count for seed in seeds})
+
+
 def forecast(found: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
-    return make("run", read(found, "frontier.json"), **({"draws": DRAWS} | how))
+    measured = read(found, "frontier.json")
+    return make("run", measured, sample(measured), **({"draws": DRAWS} | how))
 
 
 @pytest.fixture(scope="module")
@@ -241,10 +264,34 @@ def test_a_draw_keeps_every_size_of_an_unfinished_frontier() -> None:
     measured = read(rare, "frontier.json")
     generator = np.random.default_rng(0)
     for _ in range(20):
-        drawn = resample(measured, generator)
+        drawn = resample(measured, sample(measured), generator)
         assert [size.budget for size in sizes(drawn.cells["direct"])] == list(BUDGETS)
         seeds = [{cell.seed for cell in cells} for cells in drawn.cells.values()]
         assert seeds[0] == seeds[1]
+
+
+def drawn(apart: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """bridge's accuracy at 5 % in 400 draws, and direct's, which has the same right 60 of 100 answers; three seeds do,
+    of which each begins ``apart`` questions after the one before it."""
+    measured = read(cells({"bridge": BRIDGE, "direct": DIRECT}, seeds=3, n=100), "frontier.json")
+    correct = (np.arange(100) < 60).astype(np.float64)
+    questions = {seed: np.arange(100, dtype=np.uint64) + seed * apart for seed in range(3)}
+    asked, generator = sample_of(measured, lambda cell: correct, questions), np.random.default_rng(0)
+    found = [resample(measured, asked, generator) for _ in range(400)]
+    five = [[s.accuracy for s in sizes(one.cells[name]) if s.budget == 0.05] for one in found for name in one.cells]
+    pairs = np.array(five).reshape(400, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def test_the_questions_are_drawn_once_for_all_systems_and_for_seeds_that_share_them() -> None:
+    """Of a Bayesian bootstrap of n questions the deviation is (p (1 - p) / (n + 1))^0.5: 0.0487 of 100. Three seeds
+    that were asked them, and answer alike, know no more than one; three with others know thrice as much: 0.0281."""
+    bridge, direct = drawn(apart=0)
+    assert bridge == pytest.approx(direct)
+    assert bridge.std() == pytest.approx(0.0487, rel=0.1)
+    bridge, direct = drawn(apart=100)
+    assert bridge == pytest.approx(direct)
+    assert bridge.std() == pytest.approx(0.0281, rel=0.1)
 
 
 def test_the_check_by_hand() -> None:
@@ -383,6 +430,11 @@ def test_the_reading_is_labelled_a_diagnostic(clear: dict[str, Any]) -> None:
 
 def written(folder: Path, found: list[dict[str, Any]]) -> Path:
     home = folder / "runs" / "grid"
+    for cell in found:
+        answers = pa.table({"correct": np.arange(cell["n"]) < cell["correct"]})
+        storage.write_table(file_of(str(home), cell_of(cell), ".parquet"), answers)
+    asked = {seed: np.arange(1000, dtype=np.uint64) for seed in {cell["seed"] for cell in found}}
+    questions.write(str(home), asked)
     known = {"missing": [], "intervals": [], "split": "test"}
     storage.write_json(str(home / "frontier.json"), {"cells": found, "grid": GRID, **known})
     return home
@@ -390,7 +442,7 @@ def written(folder: Path, found: list[dict[str, Any]]) -> Path:
 
 def test_the_command_keeps_what_it_prints(tmp_path: Path) -> None:
     curves = {"bridge": BRIDGE, "direct": DIRECT}
-    home = written(tmp_path, [*cells(curves, seeds=2, n=1000), teacher(0.05)])
+    home = written(tmp_path, [*cells(curves, seeds=2, n=1000), teacher(0.05, n=1000)])
     asked = ["forecast", "grid", "--storage", str(tmp_path), "--json"]
     result = CliRunner().invoke(cli.app, asked, catch_exceptions=False)
     kept = json.loads((home / "forecast.json").read_text())
@@ -410,6 +462,14 @@ def test_terminal_and_page_tell_the_same(clear: dict[str, Any]) -> None:
         assert sentence.replace(" %", "\u00a0%") in page
     assert "page: /storage/runs/grid/forecast.html" in told
     assert "It helps. next: bridge-ray frontier RECIPE" in told
+
+
+def test_a_frontier_that_has_not_kept_its_questions(tmp_path: Path) -> None:
+    home = written(tmp_path, cells({"bridge": BRIDGE, "direct": DIRECT}, n=1000))
+    (home / "questions.parquet").unlink()
+    with pytest.raises(UserError, match="questions.parquet: is not there; give the frontier's command again"):
+        CliRunner().invoke(cli.app, ["forecast", "grid", "--storage", str(tmp_path)], catch_exceptions=False)
+    assert not (home / "forecast.json").exists()
 
 
 def test_a_run_without_a_frontier(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from bridge_ray.corpus.splits import split
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
-from bridge_ray.frontier import plan, run, terminal
+from bridge_ray.frontier import plan, questions, run, terminal
 from bridge_ray.frontier.cells import Planned, Trial, upstream
-from bridge_ray.frontier.grid import Cell, cells, check, grid, payer, settings_of
+from bridge_ray.frontier.grid import Cell, cell_of, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
 from bridge_ray.inference import local_ray
@@ -782,6 +782,18 @@ def test_a_forecast_reads_how_much_of_the_corpus_a_cell_s_ta_has_explained(
     assert [(cell["system"], cell["keep"]) for cell in cells] == [("bridge", 0.8), ("direct", None)]
     measured = read([{**cell, "budget": budget} for cell in cells for budget in (0.1, 0.25, 1.0)], "frontier.json")
     assert [measured.cells[system][0].corpus for system in ("bridge", "direct")] == [0.8 * 48, 48]
+
+
+def test_a_frontier_keeps_what_a_forecast_s_intervals_are_drawn_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions 8 and 9, of which the first was answered correctly; ``executed`` numbers them 0 and 1."""
+    [cell] = executed(
+        tmp_path, ("direct", asked_two(left("teach", metrics=BOUGHT), "direct")), monkeypatch=monkeypatch
+    )["cells"]
+    home = str(tmp_path / "runs" / "tiny")
+    assert {seed: list(asked) for seed, asked in questions.read(home).items()} == {0: [0, 1]}
+    assert list(questions.answers(home, cell_of(cell))) == [1, 0]
 
 
 def test_a_cell_says_in_which_number_formats_its_models_were_trained(
