@@ -57,6 +57,11 @@ class Planned:
         parts = [[trial.length, trial.final.fingerprint] for trial in self.trials]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    def parts(self) -> list[Stage]:
+        """All that the cell is made from, each once; of several lengths, as if all were asked the final questions."""
+        asked = [stage for trial in self.trials for stage in (trial.dev, trial.final) if stage is not None]
+        return list({part.fingerprint: part for stage in asked for part in upstream(stage)}.values())
+
     def asks(self, part: Stage) -> bool:
         """Whether the stage asks the teacher: for rationales, or test questions where the teacher is the system."""
         return part.name == BOUGHT or (part.name == "evaluate" and SYSTEMS[self.cell.system].answers == "teacher")
@@ -77,10 +82,8 @@ def upstream(stage: Stage) -> list[Stage]:
 
 
 def pending(planned: Planned, root: str) -> list[Stage]:
-    """The stages that the cell still needs; of several lengths, as if all were asked the final questions."""
-    asked = [stage for trial in planned.trials for stage in (trial.dev, trial.final) if stage is not None]
-    parts = {part.fingerprint: part for stage in asked for part in upstream(stage)}
-    return [part for part in parts.values() if done(part, root) is None]
+    """Those of its parts that are not there yet."""
+    return [part for part in planned.parts() if done(part, root) is None]
 
 
 def file_of(home: str, cell: Cell, ending: str) -> str:

@@ -34,22 +34,33 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clock:
-    """How long what is left will take, from what stages of the same name took; ``room`` where they are side by side."""
+    """How long what is left will take, from what stages like it took; ``room`` where they are side by side."""
 
     root: str
     room: Room | None
-    _took: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    _took: defaultdict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(dict))
 
     def saw(self, part: Done) -> Done:
-        self._took[part.name].append(part.seconds)
+        self._took[part.name][part.fingerprint] = part.seconds
         return part
 
-    def left(self, planned: Sequence[Planned]) -> timedelta:
+    def left(self, planned: Sequence[Planned]) -> timedelta | None:
+        """None where nothing is known of a training yet, or of a stage with engines."""
         parts = {part.fingerprint: part.name for one in planned for part in cells.pending(one, self.root)}
-        means = {name: float(np.mean(seconds)) for name, seconds in list(self._took.items())}
-        other = float(np.mean(list(means.values()))) if means else 0.0
-        rounds = {name: math.ceil(times / self._at_once(name)) for name, times in Counter(parts.values()).items()}
-        return timedelta(seconds=round(sum(times * means.get(name, other) for name, times in rounds.items())))
+        total = 0.0
+        for name, times in Counter(parts.values()).items():
+            if (mean := self._mean(name)) is None:
+                return None
+            total += math.ceil(times / self._at_once(name)) * mean
+        return timedelta(seconds=round(total))
+
+    def _mean(self, name: str) -> float | None:
+        """Seconds: of those of this name, else of its kind."""
+        kind = next((kind for kind in (TRAINERS, ENGINES) if name in kind), ())
+        for names in ([name], kind):
+            if seconds := [one for like in names for one in list(self._took[like].values())]:
+                return float(np.mean(seconds))
+        return None if kind else 0.0
 
     def _at_once(self, name: str) -> int:
         if self.room is None:

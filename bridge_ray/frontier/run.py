@@ -26,7 +26,7 @@ from bridge_ray.report import frontier_page
 from bridge_ray.report.summary import percent
 from bridge_ray.report.write import versions
 from bridge_ray.selection.rank import examples_in_budget
-from bridge_ray.stage import Stage
+from bridge_ray.stage import Stage, done
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import price_of
@@ -143,7 +143,7 @@ def execute(
     _say_what_is_left_out(frontier, progress)
     missing, lacking, failed = frontier.missing, dict[str, str](), set[str]()
     room = _room(frontier, missing, progress, concurrency)
-    clock = making.Clock(base.root, room)
+    clock = _clock(frontier, room)
     together = (missing, base, progress, check, clock)
     with closing(making.one_by_one(*together) if room is None else making.side_by_side(*together, room)) as outcomes:
         for one, outcome in outcomes:
@@ -155,11 +155,22 @@ def execute(
                 failed.add(one.cell.name)
             found = record(frontier, done_cells, lacking)
             left = [other for other in missing if other.cell.name not in {*done_cells, *lacking, *failed}]
-            after = f"; about {clock.left(left)} left" if left else ""
+            time = clock.left(left) if left else None
+            after = "" if time is None else f"; about {time} left"
             place = f"[{len(done_cells)}/{len(frontier.planned)}]"
             said = f"{place} {one.cell}: {_said(one, outcome)}{after}"
             progress.console.print(said, markup=False, highlight=False, soft_wrap=True)
     return found if missing else record(frontier, done_cells, lacking)
+
+
+def _clock(frontier: Frontier, room: Room | None) -> making.Clock:
+    """One that knows how long the stages took that are there."""
+    clock = making.Clock(frontier.base.root, room)
+    if frontier.missing:
+        for part in {part.fingerprint: part for one in frontier.planned for part in one.parts()}.values():
+            if before := done(part, frontier.base.root):
+                clock.saw(before)
+    return clock
 
 
 def _said(one: Planned, outcome: Mapping[str, Any] | Exception) -> str:

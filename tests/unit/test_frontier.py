@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bridge_ray.corpus.splits import split
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
-from bridge_ray.frontier import plan, questions, run, terminal
+from bridge_ray.frontier import making, plan, questions, run, terminal
 from bridge_ray.frontier.cells import Planned, Trial, upstream
 from bridge_ray.frontier.grid import Cell, cell_of, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
@@ -30,7 +31,7 @@ from bridge_ray.inference import local_ray
 from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.report import frontier_page
-from bridge_ray.stage import Stage, Work
+from bridge_ray.stage import Done, Stage, Work
 from bridge_ray.statistics import Correct
 from bridge_ray.stopping import stoppable
 from bridge_ray.teacher.ledger import Cap, balance
@@ -782,6 +783,27 @@ def test_a_forecast_reads_how_much_of_the_corpus_a_cell_s_ta_has_explained(
     assert [(cell["system"], cell["keep"]) for cell in cells] == [("bridge", 0.8), ("direct", None)]
     measured = read([{**cell, "budget": budget} for cell in cells for budget in (0.1, 0.25, 1.0)], "frontier.json")
     assert [measured.cells[system][0].corpus for system in ("bridge", "direct")] == [0.8 * 48, 48]
+
+
+def test_the_time_left_is_that_of_stages_of_the_kind_and_unknown_without_any(tmp_path: Path) -> None:
+    """One training of 100 s, which two cells share, and one of 200: 150 each for two of the same name and one like
+    it; teaching takes no time to speak of."""
+
+    def planned(name: str, seed: int) -> Planned:
+        final = Stage(name, 1, {"seed": seed}, {"teach": left("teach")}, lambda work: {})
+        return Planned(Cell("direct", 0.25, 48, seed), tiny(), (Trial(1.0, final, None),))
+
+    def trained(fingerprint: str, seconds: float) -> Done:
+        return Done("train_direct", fingerprint, "", {}, seconds, skipped=False)
+
+    clock = making.Clock(str(tmp_path), None)
+    cells = [planned("train_direct", 0), planned("train_direct", 1), planned("train_student", 2)]
+    assert clock.left([planned("teach", 0)]) == timedelta(0)
+    assert clock.left(cells) is None
+    for part in (trained("a", 100), trained("a", 100), trained("b", 200)):
+        clock.saw(part)
+    assert clock.left(cells) == timedelta(seconds=450)
+    assert clock.left([*cells, planned("amplify", 0)]) is None
 
 
 def test_a_frontier_keeps_what_a_forecast_s_intervals_are_drawn_from(
