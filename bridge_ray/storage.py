@@ -176,6 +176,16 @@ def write_table(location: str, table: pa.Table, row_group_size: int | None = Non
     pq.write_table(table, path, filesystem=fs, row_group_size=row_group_size)
 
 
+def replace_table(location: str, table: pa.Table) -> None:
+    """Write a small Parquet file atomically: readers see the old rows or the new ones."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer)
+    write_bytes(location, buffer.getvalue().to_pybytes())
+
+
 def remove(location: str) -> None:
     """Remove a file; nothing happens where there is none."""
     if exists(location):

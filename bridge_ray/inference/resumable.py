@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from bridge_ray import storage
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 LEAST_ROWS, MOST_ROWS = 16, 512  # of a block
 BLOCKS = 512  # that a corpus of middling size is cut into
+PENDING = ".pending.parquet"  # how the checkpoint of a block ends while the block's rows are being written
 
 
 @dataclass(frozen=True)
@@ -170,28 +172,45 @@ def _resumable(parts: str) -> Iterator[None]:
 
 
 def forget_failed(parts: str) -> None:
-    """Take rows that failed in an earlier attempt out of its checkpoint: what they failed of may have been changed."""
+    """Take rows that failed in all earlier attempts out of the checkpoint: what they failed of may have been changed.
+
+    A file that was being written when an attempt ended may be cut off; Ray removes it when it resumes.
+    """
     import pyarrow.compute as pc
     import pyarrow.dataset as ds
 
-    written = storage.files(storage.join(parts, "rows"))
+    written = _whole(parts)
     if not written:
         return
     fs, _ = storage.filesystem(written[0])
     rows = ds.dataset([storage.filesystem(file)[1] for file in written], filesystem=fs, format="parquet")
     if "error" not in rows.schema.names:
         return
-    failed = rows.to_table(["id"], filter=pc.is_valid(pc.field("error")))["id"].combine_chunks()
-    for file in _committed(parts) if len(failed) else ():
+    error, number = pc.field("error"), pc.field("id")
+    failed = rows.to_table(["id"], filter=pc.is_valid(error))["id"].combine_chunks()
+    if not len(failed):
+        return
+    mended = rows.to_table(["id"], filter=pc.is_null(error) & pc.is_in(number, failed))["id"].combine_chunks()
+    failed = failed.filter(pc.invert(pc.is_in(failed, mended)))
+    for file in _committed(parts):
         ids = storage.read_table(file)
         left = ids.filter(pc.invert(pc.is_in(ids["id"], failed)))
         if left.num_rows < ids.num_rows:
-            storage.write_table(file, left)
+            storage.replace_table(file, left)
+
+
+def _whole(parts: str) -> list[str]:
+    """The files of rows that an earlier attempt has ended with: those of a block's begin with its checkpoint's name."""
+    begun = tuple(PurePath(file).name.removesuffix(PENDING) for file in _checkpoint(parts) if file.endswith(PENDING))
+    return [file for file in storage.files(storage.join(parts, "rows")) if not PurePath(file).name.startswith(begun)]
+
+
+def _checkpoint(parts: str) -> list[str]:
+    return storage.files(storage.join(parts, "checkpoint"))
 
 
 def _committed(parts: str) -> list[str]:
-    files = storage.files(storage.join(parts, "checkpoint"))
-    return [file for file in files if not file.endswith(".pending.parquet")]
+    return [file for file in _checkpoint(parts) if not file.endswith(PENDING)]
 
 
 def _rows_done(parts: str) -> int:
