@@ -81,15 +81,24 @@ class Progress:
 
     @contextmanager
     def counted(
-        self, name: str, total: int, unit: str, start: float = 0, max_faults: float = math.inf
+        self,
+        name: str,
+        total: int,
+        unit: str,
+        start: float = 0,
+        max_faults: float = math.inf,
+        max_begun: float = math.inf,
     ) -> Iterator[ray.actor.ActorHandle]:
         """A bar that follows a ``Totals`` actor's total of ``unit``; yields the actor's handle for workers.
 
-        ``start`` units were done by an earlier attempt. Where the console is no terminal, a line a minute instead.
+        ``start`` units were done by an earlier attempt, ``max_faults`` and ``max_begun`` are what ends it. Where the
+        console is no terminal, a line a minute instead.
         """
         import ray
 
-        counter = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here())(Totals).remote(name, total, max_faults)
+        counter = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here())(Totals).remote(
+            name, total, max_faults, max_begun
+        )
         stop = threading.Event()
         with self.task(name, total, unit) as task:
             follower = _Follower(name, total, unit, start, task, self.console)
@@ -103,18 +112,31 @@ class Progress:
 
 
 class Totals:
-    """Named totals that workers add to, and the reasons for which rows failed; an actor."""
+    """Named totals that workers add to, and what must end their work: more than ``max_faults`` failed rows, or more
+    than ``max_begun`` workers that have begun one after another while none has finished a block; an actor."""
 
-    def __init__(self, name: str, total: int, max_faults: float) -> None:
-        self._name, self._total, self._max_faults = name, total, max_faults
+    def __init__(self, name: str, total: int, max_faults: float, max_begun: float) -> None:
+        self._name, self._total, self._max_faults, self._max_begun = name, total, max_faults, max_begun
         self._totals: defaultdict[str, float] = defaultdict(float)
         self._reasons: Counter[str] = Counter()
+        self._begun = 0
 
-    def add(self, amounts: Mapping[str, float], reasons: Mapping[str, int] | None = None) -> str | None:
-        """Add to the totals; what ``verdict`` says from then on."""
+    def add(self, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
             self._totals[name] += amount
-        self._reasons.update(reasons or {})
+
+    def begun(self) -> str | None:
+        """A worker begins, maybe in place of one that has died; what ``verdict`` says from then on."""
+        self._begun += 1
+        return self.verdict()
+
+    def finished(self, reasons: Mapping[str, int]) -> str | None:
+        """A block of rows is finished, some of which failed, for these reasons; what ``verdict`` says from then on.
+
+        A block that is taken up again, as its worker has died, is not finished before: its rows count once.
+        """
+        self._begun = 0
+        self._reasons.update(reasons)
         return self.verdict()
 
     def put(self, **amounts: float) -> None:
@@ -125,8 +147,24 @@ class Totals:
         return dict(self._totals)
 
     def verdict(self) -> str | None:
-        """Why the work must stop: more rows have failed than may. None as long as it may go on."""
+        """Why the work must stop. None as long as it may go on."""
+        if self._begun > self._max_begun:
+            return (
+                f"{self._name}: {self._begun} times an engine was begun, and none has finished a block of rows since; "
+                "Ray's logs have what ended them (often memory: lower engine.max_num_seqs or engine.max_model_len); "
+                "what is done is kept, run it again to go on"
+            )
         return too_many_faults(self._name, self._reasons, self._total, self._max_faults)
+
+
+class MustEnd(Exception):
+    """The work ends, as its ``Totals`` say."""
+
+
+def heed(verdict: str | None) -> None:
+    """Raise MustEnd for a verdict of ``Totals``."""
+    if verdict is not None:
+        raise MustEnd(verdict)
 
 
 def too_many_faults(name: str, reasons: Mapping[str, float], total: int, most: float) -> str | None:

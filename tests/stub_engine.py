@@ -31,11 +31,14 @@ class Stub:
 
     Of the rows whose first number is n: n % 10 == 3 is right at the second attempt, n % 10 == 7 with the hint only,
     and n % 10 == 9 never. Asked to end a reply that is begun, n % 10 == 1 is wrong only. The engine refuses the rows in
-    ``refused``.
+    ``refused``. The row and the seconds in ``fatal`` are of a question that ends the process, so late, in as many
+    processes as ``deaths``, in order.
     """
 
     seconds: float = 0.0
     refused: tuple[int, ...] = ()
+    fatal: tuple[int, float] | None = None
+    deaths: int | None = None  # None: in all of them; else they are ``seen``
     seen: str | None = None  # a folder in which every actor leaves its process's number
 
     def __call__(self, served: Served, settings: Engine) -> Stub:
@@ -58,12 +61,19 @@ class Stub:
         found = QUESTION.search(text)
         assert found is not None, text
         first, second = int(found[1]), int(found[2])
+        if self.fatal is not None and first == self.fatal[0]:
+            await self._die(self.fatal[1])
         if first in self.refused:
             raise RowFault(f"out of memory: row {first}")
         if messages[-1]["role"] == "assistant":
             return [Sample(f" {first + second + (first % 10 == 1)}", 2, math.nan, True)] * n
         answer = first + second + self._mistake(first, temperature > 0, "correct answer" in text)
         return [Sample(f"{first} and {second} make {answer}.\nAnswer: {answer}", 12, math.nan, True)] * n
+
+    async def _die(self, seconds: float) -> None:
+        if self.deaths is None or len(list(Path(self.seen or "").iterdir())) <= self.deaths:
+            await asyncio.sleep(seconds)
+            os._exit(1)
 
     def _mistake(self, number: int, sampled: bool, hinted: bool) -> int:
         right = {3: sampled or hinted, 7: hinted, 9: False}.get(number % 10, True)

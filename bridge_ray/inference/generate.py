@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from bridge_ray.inference.compact import reason
 from bridge_ray.inference.engine import Course, Engine, RowFault
 from bridge_ray.inference.resumable import Pool, keep_others
 from bridge_ray.inference.watchdog import Watchdog
+from bridge_ray.progress import heed
 from bridge_ray.stage import Work
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class CourseActor:
         self._schema = schema
         self._load = load
         self._skip = skip
-        self._told = Telling(stage, totals)
+        self._told, self._begun = Telling(stage, totals), False
         self._blocks = itertools.count()
         self._watchdog = Watchdog()
         self._loaded: tuple[str, Any] | None = None
@@ -94,6 +95,9 @@ class CourseActor:
     async def __call__(self, block: pa.Table) -> AsyncIterator[pa.Table]:
         import pyarrow as pa
 
+        if not self._begun:
+            self._begun = True
+            await self._told.begun()
         # An earlier block goes first: it is committed, and safe, while later ones fill the engine up.
         priority = next(self._blocks)
         rows = keep_others(block, self._skip).to_pylist()
@@ -102,7 +106,7 @@ class CourseActor:
             async with self._engine(name) as engine:
                 ask = partial(engine.ask, priority=priority)
                 records += await asyncio.gather(*[self._row(row, ask) for row in of_model])
-        await self._told.now()
+        await self._told.finished(records)
         yield pa.Table.from_pylist(records, schema=self._schema)
 
     async def _row(self, row: dict[str, Any], ask: Any) -> dict[str, Any]:
@@ -140,10 +144,6 @@ class CourseActor:
         return engine
 
 
-class TooManyFaults(Exception):
-    """More rows have failed than may: the stage ends."""
-
-
 class Telling:
     """What an actor has done, told about once a second to the stage's progress and to Ray's metrics.
 
@@ -158,34 +158,39 @@ class Telling:
         self._rows = Metric("bridge_ray_rows", "Rows done, by how they ended.", tag_keys=("stage", "route"))
         self._tokens = Metric("bridge_ray_output_tokens", "Tokens generated.", tag_keys=("stage",))
         self._routes: Counter[str] = Counter()
-        self._reasons: Counter[str] = Counter()
         self._output = 0
         self._last = time.monotonic()
+
+    async def begun(self) -> None:
+        """The actor begins. Raises MustEnd."""
+        heed(await self._totals.begun.remote())
+
+    async def finished(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """A block has ended, with these records. Raises MustEnd."""
+        await self.now()
+        errors = [record["error"] for record in records if record["error"] is not None]
+        heed(await self._totals.finished.remote(Counter(map(reason, errors))))
 
     def count(self, record: Mapping[str, Any]) -> None:
         """One row has ended."""
         error = record["error"]
         self._routes["failed" if error is not None else record.get("source") or "done"] += 1
         self._output += record.get("tokens") or 0
-        if error is not None:
-            self._reasons[reason(error)] += 1
 
     def due(self) -> bool:
         return time.monotonic() - self._last >= TOLD_SECONDS
 
     async def now(self) -> None:
-        """Tell what is new. Raises TooManyFaults where the stage must end."""
-        routes, reasons, tokens = self._routes, self._reasons, self._output
+        """Tell what is new."""
+        routes, tokens = self._routes, self._output
         if not routes:
             return
-        self._routes, self._reasons, self._output, self._last = Counter(), Counter(), 0, time.monotonic()
+        self._routes, self._output, self._last = Counter(), 0, time.monotonic()
         for route, rows in routes.items():
             self._rows.inc(rows, {"stage": self._stage, "route": route})
         if tokens:
             self._tokens.inc(tokens, {"stage": self._stage})
-        amounts = {"rows": sum(routes.values()), "tokens": tokens, "errors": sum(reasons.values())}
+        amounts = {"rows": sum(routes.values()), "tokens": tokens, "errors": routes["failed"]}
         if routes.keys() & {*KEPT, "label_only"}:
             amounts["kept"] = sum(routes[route] for route in KEPT)
-        verdict: str | None = await self._totals.add.remote(amounts, reasons)
-        if verdict is not None:
-            raise TooManyFaults(verdict)
+        await self._totals.add.remote(amounts)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 LEAST_ROWS, MOST_ROWS = 16, 512  # of a block
 BLOCKS = 512  # that a corpus of middling size is cut into
+BEGUN = 5  # times that an actor is begun, on the average, before one has finished a block: Ray would go on for ever
 PENDING = ".pending.parquet"  # how the checkpoint of a block ends while the block's rows are being written
 
 
@@ -99,10 +100,11 @@ def _map(
 ) -> None:
     import ray
 
-    there = 0 if rest is None else len(rest.ids)
-    rows = block_rows(total)
+    there, rows = 0 if rest is None else len(rest.ids), block_rows(total)
+    max_begun = BEGUN * _most(work.engine)
     forget_failed(parts)
-    with work.progress.counted(name, total, "rows", there + _rows_done(parts), max_faults) as totals, _resumable(parts):
+    start = there + _rows_done(parts)
+    with work.progress.counted(name, total, "rows", start, max_faults, max_begun) as totals, _resumable(parts):
         # override_num_blocks would be ignored: a small file is one block, and all of it would be committed at once.
         blocks = ray.data.read_parquet(source).repartition(target_num_rows_per_block=rows)
         mapped = _mapped(blocks, work.engine, pool, rows, (None if rest is None else rest.ids, totals))
@@ -133,15 +135,20 @@ def _mapped(blocks: Dataset, engine: EngineConfig, pool: Pool, rows: int, more: 
         label_selector=engine.labels or None,
         compute=ActorPoolStrategy(
             min_size=engine.replicas,
-            max_size=engine.max_replicas or engine.replicas,
+            max_size=_most(engine),
             max_tasks_in_flight_per_actor=2 * in_flight,
             max_concurrent_calls_per_actor=in_flight,
         ),
     )
 
 
+def _most(engine: EngineConfig) -> int:
+    """Actors at once."""
+    return engine.max_replicas or engine.replicas
+
+
 def _raise_faults(totals: Any) -> None:
-    """The failure in plain words where too many faults were the reason for it."""
+    """The failure in plain words where it was its totals that ended it."""
     import ray
 
     verdict: str | None = ray.get(totals.verdict.remote())

@@ -10,6 +10,7 @@ from bridge_ray.answers import prompts
 from bridge_ray.config import Embed
 from bridge_ray.inference import models, numerics
 from bridge_ray.inference.resumable import Pool, resumable_map
+from bridge_ray.progress import heed
 from bridge_ray.stage import Stage, Work
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Embedder:
         from transformers import AutoModel, AutoTokenizer
 
         directory = models.resolve(model)
-        self._totals = totals
+        self._totals, self._begun = totals, False
         self._device = "cuda" if gpu else "cpu"
         torch.set_num_threads(cpu_count())  # Ray would allow one
         self._tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -54,9 +55,19 @@ class Embedder:
     def __call__(self, block: pa.Table) -> pa.Table:
         import pyarrow as pa
 
+        self._begin()
         rows = block.to_pylist()
         vectors = [vector for at in range(0, len(rows), BATCH) for vector in self._embed(rows[at : at + BATCH])]
+        self._totals.finished.remote({})
         return pa.table({"id": block["id"], "vector": vectors}, schema=records.EMBEDDING)
+
+    def _begin(self) -> None:
+        """Raises MustEnd where too many have begun and died before."""
+        import ray
+
+        if not self._begun:
+            self._begun = True
+            heed(ray.get(self._totals.begun.remote()))
 
     def _embed(self, rows: list[dict[str, Any]]) -> list[list[float]]:
         import torch

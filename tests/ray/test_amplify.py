@@ -193,3 +193,24 @@ def test_a_job_with_too_many_faults_ends_before_it_has_tried_all(tmp_path: Path)
         explain(work, Amplify(checks=()), Stub(seconds=0.05))
     committed = storage.count_rows(storage.files(storage.join(work.out, "parts", "checkpoint")))
     assert committed < 3000, "it went on to the end"
+
+
+def test_an_engine_that_dies_again_and_again_ends_the_stage_and_what_is_done_stays(tmp_path: Path) -> None:
+    """One question kills its process, as one that drives it out of memory would; the stage goes on without it."""
+    corpus = write_corpus(tmp_path / "corpus", 200)
+    work = work_in(tmp_path, corpus)
+    with pytest.raises(UserError, match=r"amplify: 6 times an engine was begun, and none has finished a block of rows"):
+        explain(work, Amplify(checks=()), Stub(fatal=(150, 0.5)))
+    there = {row["id"] for file in storage.files(work.out) for row in committed(file)}
+    assert len(there) > 100 and 150 not in there
+    found = explain(work, Amplify(checks=()), Stub())
+    assert found["rows"]["corpus"] == 200
+
+
+def test_a_block_that_is_taken_up_again_counts_its_failed_rows_once(tmp_path: Path) -> None:
+    """Two rows of 200 may fail, and two do; the process dies once, a second after it has told of both."""
+    (tmp_path / "seen").mkdir()
+    stub = Stub(seconds=0.25, refused=(2, 3), fatal=(5, 2.0), seen=str(tmp_path / "seen"), deaths=1)
+    found = explain(work_in(tmp_path, write_corpus(tmp_path / "corpus", 200)), Amplify(checks=()), stub)
+    assert found["rows"]["errored"] == 2
+    assert len(list((tmp_path / "seen").iterdir())) == 2, "no process has died"
