@@ -17,3 +17,7 @@ class Outage(UserError):
     """Not the user's mistake: somebody was not there, and the same command may go on later."""
 
     exit_code = 1
+
+
+class TooFew(UserError):
+    """There is nothing to learn from: of another budget or another system there may be."""

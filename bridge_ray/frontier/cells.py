@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bridge_ray import placement, storage
+from bridge_ray import storage
 from bridge_ray.config import Config
-from bridge_ray.errors import Outage, UserError
+from bridge_ray.errors import Outage, TooFew, UserError
 from bridge_ray.frontier.grid import Cell
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.stage import Done, Stage, done
@@ -25,13 +25,12 @@ from bridge_ray.teacher.teach import Unpaid
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
 BREAKDOWN = ("unparsable", "by_domain", "by_answer_type")  # what is kept of a cell's evaluation beside its accuracy
-MAY_LACK_ROWS = (*placement.TRAINERS, "amplify")  # stages that a cell may have too little for: the others go on
 
 Perform = Callable[[Stage], Done]
 
 
 class Lacks(Exception):
-    """A cell cannot be made, and the others can."""
+    """There is nothing to learn from for a cell: the others can be made."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,8 @@ def _performed(part: Stage, planned: Planned, perform: Perform) -> Done:
         ) from error
     except Outage as error:
         raise Outage(f"{planned.cell}: {error}; the cells that are there stay") from error
-    except UserError as error:
-        if part.name in MAY_LACK_ROWS:
-            raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
-        raise
+    except TooFew as error:
+        raise Lacks(f"{part.name}: {str(error).removeprefix(f'{part.name}: ')}") from error
 
 
 def _numbers(planned: Planned, trial: Trial, final: Done, rows: pa.Table, root: str) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge_ray.errors import Outage, UserError
 from bridge_ray.frontier import cells
 from bridge_ray.frontier.cells import Lacks, Planned
 from bridge_ray.frontier.systems import ASKED_FOR
@@ -71,7 +73,8 @@ class Clock:
 def one_by_one(
     missing: Sequence[Planned], base: Run, progress: Progress, check: Callable[[], None], clock: Clock
 ) -> Generator[Outcome]:
-    """The first that a cell raises ends it."""
+    """A cell that fails ends none of the others, unless the teacher is away. The first error is raised at last."""
+    failed: list[Exception] = []
     for one in missing:
         config = one.config
 
@@ -79,7 +82,11 @@ def one_by_one(
             check()
             return clock.saw(perform(part, base.root, config.name, config.engine, config.training, progress))
 
-        yield one, _made(one, base, make)
+        yield one, _outcome(one, partial(_made, one, base, make), failed)
+        if failed and isinstance(failed[-1], Outage):
+            raise failed[-1]
+    if failed:
+        raise failed[0]
 
 
 def _made(one: Planned, base: Run, make: cells.Perform) -> dict[str, Any] | Lacks:
@@ -87,6 +94,19 @@ def _made(one: Planned, base: Run, make: cells.Perform) -> dict[str, Any] | Lack
         return cells.make(one, base.home, base.root, make)
     except Lacks as reason:
         return reason
+
+
+def _outcome(
+    one: Planned, made: Callable[[], dict[str, Any] | Lacks], failed: list[Exception]
+) -> dict[str, Any] | Exception:
+    """What comes of a cell; an error joins those that ``failed``, and is logged where it is nobody's mistake."""
+    try:
+        return made()
+    except Exception as error:
+        if not isinstance(error, UserError):
+            log.exception("%s", one.cell)
+        failed.append(error)
+        return error
 
 
 def side_by_side(
@@ -106,13 +126,7 @@ def side_by_side(
             turns = [turn for turn, one in enumerate(missing) if (one.cell.system in ASKED_FOR) is last]
             ending = {pool.submit(_made, missing[turn], base, performing(turn)): missing[turn] for turn in turns}
             for future in as_completed(ending):
-                try:
-                    outcome: dict[str, Any] | Exception = future.result()
-                except Exception as error:
-                    log.exception("%s", ending[future].cell)
-                    failed.append(error)
-                    outcome = error
-                yield ending[future], outcome
+                yield ending[future], _outcome(ending[future], future.result, failed)
     if failed:
         raise failed[0]
 

@@ -17,7 +17,7 @@ from itertools import accumulate
 import numpy as np
 
 from bridge_ray.config import Phase
-from bridge_ray.errors import UserError
+from bridge_ray.errors import TooFew
 
 Row = tuple[str, int]  # pool, index into that pool's token rows
 
@@ -106,7 +106,7 @@ def make_plan(phases: Sequence[Phase], rows: Mapping[str, int], batch: int, seed
     """Plan ``resolved`` phases against the number of token rows per pool.
 
     A replay share without a phase before it, or before which there are no rows, is not drawn.
-    Raises UserError when a phase has no rows to learn from.
+    Raises TooFew when a phase has no rows to learn from.
     """
     plans: list[PhasePlan] = []
     for number, phase in enumerate(phases):
@@ -131,7 +131,7 @@ def _mixture(phase: Phase, rows: Mapping[str, int], number: int) -> Mixture:
     names = tuple(pool for pool in pools(phase) if rows.get(pool))
     if not names:
         kind = f"{'bought ' if phase.source == 'bought' else ''}{phase.target}"
-        raise UserError(f"phase {number + 1} of the curriculum has no {kind} rows; leave it out, or see what was kept")
+        raise TooFew(f"phase {number + 1} of the curriculum has no {kind} rows; leave it out, or see what was kept")
     return Mixture(names, tuple(rows[pool] for pool in names))
 
 

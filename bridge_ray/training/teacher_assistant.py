@@ -8,7 +8,7 @@ from typing import Any
 from bridge_ray import storage
 from bridge_ray.amplify import verified
 from bridge_ray.config import TA, Phase, Training
-from bridge_ray.errors import UserError
+from bridge_ray.errors import TooFew
 from bridge_ray.inference import models
 from bridge_ray.stage import Stage, Work
 from bridge_ray.training import lessons
@@ -29,13 +29,13 @@ def stage(ta: TA, training: Training, seed: int, corpus: Stage, select: Stage, t
 
 
 def run(work: Work, ta: TA, seed: int) -> dict[str, Any]:
-    """Raises UserError where no bought rationale could be verified."""
+    """Raises TooFew where no bought rationale could be verified."""
     corpus = storage.read_table(storage.join(work.inputs["corpus"], "train"))
     difficulty = storage.read_table(storage.join(work.inputs["select"], "rows.parquet"))
     path = storage.join(work.inputs["teach"], "rationales.parquet")
     bought = verified(written := storage.read_table(path))
     if bought.num_rows == 0:
-        raise UserError(
+        raise TooFew(
             f"train_ta: none of the {written.num_rows} bought rationales could be verified, so there is nothing to "
             f"learn from ({path} has them); raise the budget, or take another teacher.model"
         )

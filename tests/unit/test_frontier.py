@@ -848,6 +848,24 @@ def test_a_cell_whose_ta_has_nothing_to_learn_from_is_left_out_and_the_others_ar
     assert missing["reason"].startswith("train_ta: none of the 1 bought rationales could be verified")
 
 
+def test_a_training_that_fails_is_not_left_out_and_ends_none_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is nan: the frontier must not end as if all were well."""
+
+    def diverges(work: Work) -> dict[str, Any]:
+        raise UserError("train_ta: the loss of update 20 is nan; lower ta.train.lr")
+
+    taught = left("teach", metrics=BOUGHT)
+    refined = Stage("train_ta", 1, {}, {"teach": taught}, diverges)
+    made = ("bridge", asked_two(refined)), ("direct_labels", asked_two(taught, "direct_labels"))
+    with pytest.raises(UserError, match="the loss of update 20 is nan"):
+        executed(tmp_path, *made, monkeypatch=monkeypatch)
+    found = storage.read_json(f"{tmp_path}/runs/tiny/frontier.json")
+    assert [cell["system"] for cell in found["cells"]] == ["direct_labels"]
+    assert [(cell["system"], cell["reason"]) for cell in found["missing"]] == [("bridge", "not yet run")]
+
+
 def test_a_cell_keeps_where_its_system_is_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taught = left("teach", metrics=BOUGHT)
     [cell] = executed(tmp_path, ("bridge", asked_two(taught)), monkeypatch=monkeypatch)["cells"]
