@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from bridge_ray import job, logs, pipeline, placement, storage
+from bridge_ray import claims, job, logs, pipeline, placement, storage
 from bridge_ray.config import Config, flat
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.inference import local_ray
@@ -66,7 +66,24 @@ class Sweep:
 def run(spec: str, name: str | None = None, root: str | None = None, fresh: bool = False, retry: bool = False) -> int:
     """Do what the spec says, and print what came of it; returns the process's exit code (see ``job.guarded``)."""
     settings, base = specs.load(spec, name, root)
-    return job.guarded(lambda stop: _run(prepare(settings, base, fresh, retry), fresh, stop))
+    return job.guarded(lambda stop: _alone(lambda: prepare(settings, base, fresh, retry), fresh, stop))
+
+
+def _alone(prepared: Callable[[], Sweep], fresh: bool, stop: Stop) -> None:
+    """Do it as the only process at work on the sweep; while another one is, wait, and go on from what it leaves. Raises
+    UserError for ``fresh``, which would take away what the other one has made."""
+    sweep, others = prepared(), list[str]()
+    work = storage.join(storage.root(sweep.base.storage), "work")
+
+    def waiting(_: str | None) -> None:
+        name = sweep.spec.name
+        if fresh:
+            raise UserError(f"--fresh: sweep {name} is at work elsewhere; stop it, or wait until it has ended")
+        Console(stderr=True).print(f"sweep {name} is at work elsewhere; waiting until it has ended", soft_wrap=True)
+        others.append(name)
+
+    with claims.alone(work, f"sweep-{sweep.spec.name}", sweep.spec.name, waiting):
+        _run(prepared() if others else sweep, fresh, stop)
 
 
 def prepare(spec: Spec, base: Config, fresh: bool = False, retry: bool = False) -> Sweep:
@@ -225,12 +242,8 @@ def _keeper(sweep: Sweep, payer: Payer, room: Room) -> Any:
 
     from bridge_ray.sweep.shared import Keeper, Terms
 
-    named = {"name": sweep.home, "namespace": "bridge-ray"}  # else another job could have a keeper of that name
-    made = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000, **named)(Keeper)
-    try:
-        return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
-    except ValueError as error:  # the name is taken
-        raise UserError(f"sweep {sweep.spec.name} runs on this cluster already; wait until it has ended") from error
+    made = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000)(Keeper)
+    return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
 
 
 def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool:

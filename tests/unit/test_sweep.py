@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge_ray import config, storage
+from bridge_ray import claims, config, storage
 from bridge_ray.capacity import capacity, times
 from bridge_ray.errors import UserError
 from bridge_ray.placement import Node
@@ -262,6 +267,49 @@ def test_an_earlier_sweep_of_another_base_is_refused_and_one_of_another_space_is
     other, base = specs.load(written(tmp_path, set={"corpus.dev": 50}, **later), storage=str(tmp_path / "storage"))
     with pytest.raises(UserError, match=r"sweep first had corpus.dev 40, this one has 50"):
         run.prepare(other, base)
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """Somebody is at work on sweep s for the length of the block."""
+    with claims.alone(str(folder / "storage" / "work"), "sweep-s", "s", lambda _: None):
+        yield
+
+
+def test_a_sweep_at_work_is_not_begun_anew_beside_itself(tmp_path: Path) -> None:
+    """What it has made stays."""
+    file, root = written(tmp_path), str(tmp_path / "storage")
+    book = open_book(f"{root}/sweeps/s")
+    book.write(finished(1, 0.5))
+    with at_work(tmp_path), pytest.raises(UserError, match="^--fresh: sweep s is at work elsewhere; stop it"):
+        run.run(file, root=root, fresh=True)
+    assert open_book(book.home).trials == book.trials
+
+
+def test_a_sweep_goes_on_from_what_the_one_before_it_has_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Begun beside another one, which then ends its last trial."""
+    file, root = written(tmp_path, trials=2), str(tmp_path / "storage")
+    settings, base = specs.load(file, None, root)
+    book = run.prepare(settings, base).book
+    storage.write_json(f"{root}/sweeps/s/spec.json", run._record(settings, base))
+    book.write(finished(1, 0.5))
+
+    def other() -> None:
+        with at_work(tmp_path):
+            begun.set()
+            time.sleep(2)
+            book.write(finished(2, 0.6))
+
+    begun = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(other)
+        assert begun.wait(20)
+        assert run.run(file, root=root) == 0
+        ending.result()
+    assert len(storage.read_json(f"{root}/sweeps/s/sweep.json")["trials"]) == 2
+    assert "sweep s is at work elsewhere; waiting until it has ended" in capsys.readouterr().err
 
 
 def test_a_choice_of_the_same_name_and_other_fields_is_not_known() -> None:
