@@ -29,7 +29,7 @@ from bridge_ray.selection.rank import examples_in_budget
 from bridge_ray.stage import Stage, done
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
-from bridge_ray.teacher.asks import price_of
+from bridge_ray.teacher.asks import is_free
 
 if TYPE_CHECKING:
     from bridge_ray.workshop import Room
@@ -94,9 +94,7 @@ def _check_bounded(frontier: Frontier, teaching: Sequence[Planned]) -> None:
     """Raise UserError where money would be spent without a bound: the recipe's fraction is none here, as ``budgets``
     stand in its place, and the default ones buy the whole corpus."""
     settings = frontier.base.config
-    price = price_of(settings.teacher)
-    free = settings.teacher.standin is not None or price.input == price.output == 0
-    if free or grid.payer(settings) is not None:
+    if is_free(settings.teacher) or grid.payer(settings) is not None:
         return
     most: defaultdict[tuple[int, bool], int] = defaultdict(int)  # seeds share no question in the worst case
     for one in teaching:

@@ -26,6 +26,7 @@ from bridge_ray.sweep.spec import Spec
 from bridge_ray.sweep.trial import ACCURACY, SHARE, follow, told
 from bridge_ray.sweep.trials import Book, Trial, open_book
 from bridge_ray.teacher import provider
+from bridge_ray.teacher.asks import is_free
 from bridge_ray.teacher.ledger import Cap
 from bridge_ray.teacher.teach import Payer
 
@@ -105,8 +106,18 @@ def prepare(spec: Spec, base: Config, fresh: bool = False, retry: bool = False) 
         book.trials.update({trial.number: trial for trial in again})
     made = Sweep(spec, base, home, book, _total(spec), warm)
     if made.left > 0:
+        _check_bounded(spec, base, made.left)
         pipeline.prepare(base, fresh=True)  # as if nothing were done: the teacher is asked whether it is there
     return made
+
+
+def _check_bounded(spec: Spec, base: Config, left: int) -> None:
+    """Raise UserError where money would be spent without a bound: the base's budget bounds each trial alone."""
+    if not is_free(base.teacher) and spec.budget.max_queries is None and spec.budget.max_usd is None:
+        raise UserError(
+            f"budget: each of {left} trials may ask {base.teacher.model}, and nothing bounds what they pay together "
+            "(budget in the base bounds each trial alone); set budget.max_usd in the sweep's spec"
+        )
 
 
 def _total(spec: Spec) -> int:

@@ -35,3 +35,9 @@ def key(messages: Messages, provider: str, teacher: Teacher) -> str:
 def price_of(teacher: Teacher) -> Price:
     """What the configured model costs in the configured mode. Raises UserError for a model without a price."""
     return price(teacher.model, teacher.price, batch=teacher.mode == "batch")
+
+
+def is_free(teacher: Teacher) -> bool:
+    """Whether nothing is paid for what the teacher answers. Raises UserError for a model without a price."""
+    listed = price_of(teacher)
+    return teacher.standin is not None or listed.input == listed.output == 0

@@ -354,6 +354,12 @@ def test_a_letter_that_is_another_options_text_is_refused(tmp_path, answer):
         ([{"key": 1, "q": "Q?", "o": "[a", "a": "c"}], {"columns": COLUMNS}, "line 1: options start with"),
         ([{"key": 1, "q": "Q?", "o": 5, "a": "c"}], {"columns": COLUMNS}, "line 1: options must be a list"),
         ([{"key": 1, "q": "Q?", "o": "a|b|a", "a": "a"}], {"columns": COLUMNS}, "line 1: options are given twice"),
+        (
+            [{"key": 1, "q": "Q?", "o": [{"label": "A", "text": "red"}, {"label": "B", "text": "blue"}], "a": "A"}],
+            {"columns": COLUMNS},
+            "line 1: an option is a dict; each must be a text or a number",
+        ),
+        ([{"key": 1, "q": "Q?", "o": ["a", None], "a": "a"}], {"columns": COLUMNS}, "line 1: an option is missing"),
         ([{"q": {"text": "Q?"}, "a": 1}], {}, "line 1: question must be a text or a number, not dict"),
         (['{"q": "half \\ud800", "a": 1}\n'], {}, "line 1: question holds half of a character"),
         (

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge_ray import claims, config, storage
+from bridge_ray import claims, config, pipeline, storage
 from bridge_ray.capacity import capacity, times
 from bridge_ray.errors import UserError
 from bridge_ray.placement import Node
@@ -310,6 +310,22 @@ def test_a_sweep_goes_on_from_what_the_one_before_it_has_left(
         ending.result()
     assert len(storage.read_json(f"{root}/sweeps/s/sweep.json")["trials"]) == 2
     assert "sweep s is at work elsewhere; waiting until it has ended" in capsys.readouterr().err
+
+
+def test_a_sweep_of_a_paid_teacher_needs_a_bound_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The base's would bound each of the trials, so six times as much."""
+    asked: list[str] = []
+    monkeypatch.setattr(pipeline, "prepare", lambda base, fresh: asked.append(base.teacher.model))
+    paid = {"teacher.standin": None, "teacher.model": "gpt-4o", "teacher.price": None, "budget.max_usd": 2.0}
+    settings, base = specs.load(written(tmp_path, set=paid), storage=str(tmp_path / "storage"))
+    with pytest.raises(UserError, match="^budget: each of 6 trials may ask gpt-4o, .* set budget.max_usd in the sweep"):
+        run.prepare(settings, base)
+    for bound in ({"max_usd": 5.0}, {"max_queries": 100}):
+        bounded, base = specs.load(written(tmp_path, set=paid, budget=bound), storage=str(tmp_path / "storage"))
+        run.prepare(bounded, base)
+    free = paid | {"teacher.price": {"input": 0, "output": 0}}
+    run.prepare(*specs.load(written(tmp_path, set=free), storage=str(tmp_path / "storage")))
+    assert asked == ["gpt-4o"] * 3
 
 
 def test_a_choice_of_the_same_name_and_other_fields_is_not_known() -> None:

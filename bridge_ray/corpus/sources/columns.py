@@ -146,6 +146,10 @@ def _options(label: str, value: Any) -> tuple[str, ...]:
         return ()
     if not isinstance(value, list | tuple) or any(str(option).strip() == "" for option in value):
         raise UserError(f"{label}: options must be a list, a JSON list or texts separated by '|', none of them empty")
+    for option in value:
+        if option is None or _blank(option) or isinstance(option, list | tuple | dict | bytes):
+            kind = "missing" if option is None or _blank(option) else f"a {type(option).__name__}"
+            raise UserError(f"{label}: an option is {kind}; each must be a text or a number: fix the row")
     texts = tuple(str(option).strip() for option in value)
     if len(set(texts)) < len(texts):
         raise UserError(f"{label}: options are given twice; leave each in once")
