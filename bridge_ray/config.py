@@ -202,6 +202,7 @@ class Teacher(Model):
     temperature: Annotated[float, Field(ge=0)] = 0.0
     guided: bool = True
     concurrency: Positive = 8
+    timeout: Annotated[float, Field(gt=0)] = 600.0  # seconds for one reply: one that takes longer is lost, and billed
     rpm: Positive | None = None
     tpm: Positive | None = None
     price: Price | None = None

@@ -42,7 +42,7 @@ TUNE_ENVIRONMENT = {
 # Fields that change nothing of what a trial is.
 INDIFFERENT = (
     *("engine", "budget.max_queries", "budget.max_usd", "teacher.base_url", "teacher.concurrency", "teacher.key_file"),
-    *("teacher.rpm", "teacher.store", "teacher.tpm"),
+    *("teacher.rpm", "teacher.store", "teacher.timeout", "teacher.tpm"),
 )
 
 

@@ -36,6 +36,7 @@ REASONING = ("o1", "o3", "o4", "gpt-5")  # prefixes of models that take max_comp
 FATAL = (401, 403, 404)  # the key or the model is wrong: no other question will fare better
 GATEWAY_TIMEOUTS = (504, 524)  # answered by a gateway while the provider may still be working, and billing
 UNSENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")  # of the HTTP library: nothing has left
+BILLED_SENDS = 2  # of one question that may be billed with nothing to show for it, as where a reply takes too long
 LONGEST_WAIT_S = 300.0
 FILE_TIMEOUT_S = 900.0  # of 200 MB up or down
 COMPLETIONS = "/v1/chat/completions"  # what a batch's lines are sent to
@@ -102,8 +103,9 @@ class _File(BaseModel):
 class Client:
     """An OpenAI-compatible provider and one model of it. Close it, or use it as an async context manager.
 
-    ``timeout`` (seconds) is of one request, ``attempts`` bounds the sends of one question, ``backoff`` (seconds) is
-    the first wait between them. ``rpm`` and ``tpm`` limit requests and tokens per minute.
+    ``timeout`` (seconds) is of one request, ``attempts`` bounds the sends of one question, of which no more than
+    ``BILLED_SENDS`` may have been billed in vain; ``backoff`` (seconds) is the first wait between them. ``rpm`` and
+    ``tpm`` limit requests and tokens per minute.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Client:
         temperature: float = 0.0,
         rpm: int | None = None,
         tpm: int | None = None,
-        timeout: float = 120.0,
+        timeout: float = 600.0,
         attempts: int = 6,
         backoff: float = 1.0,
     ) -> None:
@@ -146,9 +148,13 @@ class Client:
         The caller has reserved the first send. ``reserve`` is awaited before a send that follows one that may have
         been billed, and says whether the budget has room for it.
         """
+        billed = 0
         for attempt in range(self._attempts):
             outcome = await self._send(ask.messages)
             if isinstance(outcome, Reply) or not outcome.retry or attempt + 1 == self._attempts:
+                break
+            billed += outcome.billed
+            if billed == BILLED_SENDS:
                 break
             await asyncio.sleep(self._wait(attempt, outcome.retry_after))
             if outcome.billed and not await reserve():
@@ -342,6 +348,7 @@ def connect(teacher: Teacher, base_url: str | None = None) -> Client:
         temperature=teacher.temperature,
         rpm=teacher.rpm,
         tpm=teacher.tpm,
+        timeout=teacher.timeout,
     )
 
 

@@ -28,7 +28,7 @@ from bridge_ray.teacher import standin
 from bridge_ray.teacher.answers import Reply, answer_key
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.buy import GIVE_UP, Purchases, Settings, buy
-from bridge_ray.teacher.client import Client, api_key, check, parameters
+from bridge_ray.teacher.client import Client, api_key, check, connect, parameters
 from bridge_ray.teacher.ledger import Account, Balance, Cap, balance
 from bridge_ray.teacher.prices import PRICES, cost, price, worst_cost
 
@@ -365,6 +365,22 @@ def test_a_query_that_timed_out_is_another_query(store: Store) -> None:
     bought = one(broken, store, limit=2, timeout=0.2)
     assert (broken.sent, bought.queries, bought.rows[0]["attempts"]) == (2, 2, 2)
     assert bought.rows[0]["verified"] and bought.bought == 1
+
+
+def test_a_teacher_that_is_always_too_slow_is_asked_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has begun is billed each time, and a third try would be no faster; how long it has is the config's."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    broken = Broken(*[0.5] * 6)
+    settings = config.load("demo", ["teacher.standin=null", "teacher.timeout=0.2", "teacher.model=o3"]).teacher
+
+    async def run() -> Purchases:
+        async with TestServer(broken.app()) as server, connect(settings, str(server.make_url("/v1"))) as teacher:
+            payer = opened(store, 6)
+            return await buy(RANKING[:1], teacher, store, payer, 6, SETTINGS, lambda counters: None)
+
+    bought = asyncio.run(run())
+    assert (broken.sent, bought.queries) == (2, 2)
+    assert bought.rows[0]["error"] == "connection failed: ReadTimeout"
 
 
 def test_a_query_that_timed_out_is_not_sent_again_without_budget(store: Store) -> None:
