@@ -58,8 +58,16 @@ def _selectors(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
+def _somewhere(location: str) -> str:
+    if not location:
+        raise ValueError("is empty; give a folder, or the URL of an object store")
+    return location
+
+
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # numpy's
+Location = Annotated[str, AfterValidator(_somewhere)]
 Labels = Annotated[dict[str, str], AfterValidator(_selectors)]  # a node's label -> the value that it must have
 AnswerType = Literal["choice", "boolean", "number", "text"]
 Check = Literal["majority", "likeliest", "arithmetic", "comparisons", "options", "reanswer"]
@@ -197,7 +205,7 @@ class Teacher(Model):
     model: str = "gpt-4o"
     mode: Literal["chat", "batch"] = "chat"
     key_file: str | None = None  # else the environment variable OPENAI_API_KEY
-    store: str | None = None  # None: STORAGE/teacher
+    store: Location | None = None  # None: STORAGE/teacher
     max_tokens: Positive = 512
     temperature: Annotated[float, Field(ge=0)] = 0.0
     guided: bool = True
@@ -477,8 +485,8 @@ class Config(Model):
     """A whole run. Field names are fixed: recipes, ``--set`` and sweeps all use them."""
 
     name: str
-    seed: int = 0
-    storage: str = "storage"
+    seed: Seed = 0
+    storage: Location = "storage"
     corpus: Corpus = Corpus(train=600)
     score: Score = Score()
     embed: Embed = Embed()

@@ -10,14 +10,20 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bridge_ray.errors import UserError
+
 
 @contextmanager
 def captured(folder: Path) -> Iterator[Console]:
     """Send this process's and its children's output to ``folder/driver.log``; yields a console on the real stderr.
 
-    Works on the file descriptors, since Ray's core and the engines do not print through Python.
+    Works on the file descriptors, since Ray's core and the engines do not print through Python. Raises UserError where
+    the folder cannot be made.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror}; give a --storage that can be written") from error
     sys.stdout.flush()
     sys.stderr.flush()
     terminal, saved = os.dup(2), os.dup(1)

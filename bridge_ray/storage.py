@@ -27,8 +27,10 @@ SCHEMES = ("s3", "gs", "abfs", "abfss", "file")  # that both pyarrow and obstore
 def locate(location: str) -> str:
     """Absolute form of a location: URLs are kept, paths are resolved against the working directory.
 
-    Raises UserError for a URL of no object store.
+    Raises UserError for a URL of no object store, and for no location at all.
     """
+    if not location:
+        raise UserError("storage: is empty; give a folder, or the URL of an object store")
     scheme, separator, _ = location.partition("://")
     if separator and scheme not in SCHEMES:
         raise UserError(f"{location}: {scheme}:// is no storage; give a path or one of {', '.join(SCHEMES)}")
@@ -87,9 +89,18 @@ def filesystem(location: str) -> tuple[FileSystem, str]:
 
 
 def write_bytes(location: str, data: bytes) -> None:
-    """Write a small object atomically: readers see the old bytes or the new ones."""
+    """Write a small object atomically: readers see the old bytes or the new ones. Raises UserError where it cannot be
+    written: every stage leaves one, and a run begins with one."""
+    from obstore.exceptions import BaseError
+
     parent, _, name = location.rpartition("/")
-    object_store(parent).put(name, data)
+    try:
+        object_store(parent).put(name, data)
+    except (BaseError, OSError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise UserError(
+            f"storage {location}: cannot be written: {reason}; mend the storage and run it again to go on"
+        ) from error
 
 
 def read_bytes(location: str) -> bytes | None:

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from bridge_ray import config
-from bridge_ray.config import RUN_NAME, Config, Model, Positive
+from bridge_ray.config import RUN_NAME, Config, Model, Positive, Seed
 from bridge_ray.errors import UserError
 
 SPECS = config.RECIPES / "sweeps"
@@ -133,7 +133,7 @@ class Spec(Model):
     search: Literal["optuna", "random", "grid"] = "optuna"
     trials: Positive | None = None  # null: the whole grid
     seeds: Positive = 1
-    seed: int = 0
+    seed: Seed = 0
     asha: Asha | None = None
     concurrency: Positive | None = None  # trials at once; null: as many trainings as the cluster has room for
     budget: Limits = Limits()

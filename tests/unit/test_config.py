@@ -53,6 +53,10 @@ def test_a_bare_off_is_the_control_that_it_is_called() -> None:
     ("override", "says"),
     [
         ("budgit.fraction=0.1", "budgit: unknown field"),
+        ("storage=''", "storage: is empty; give a folder, or the URL of an object store"),
+        ("teacher.store=''", "teacher.store: is empty"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0"),
+        ("seed=4294967296", "seed: Input should be less than 4294967296"),
         ("budget.fractoin=0.1", "budget.fractoin: unknown field; did you mean fraction?"),
         ("ta.train.rate=1", "ta.train.rate: unknown field; there are lr, warmup, weight_decay, clip, epochs, updates"),
         ("student.init.kep=6", "student.init.kep: unknown field; did you mean keep?"),

@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from bridge_ray import copies, storage
+from bridge_ray import copies, logs, storage
+from bridge_ray.errors import UserError
 from bridge_ray.inference import models
 
 
@@ -26,6 +27,19 @@ def test_small_objects(place: str) -> None:
     storage.write_json(here, {"a": 1})
     storage.write_json(here, {"a": 2})
     assert storage.read_json(here) == {"a": 2} and storage.exists(here)
+
+
+def test_a_place_that_cannot_be_written_is_said_in_one_line(s3: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    for nowhere in ("s3://no-such-bucket/x", str(tmp_path / "file")):
+        with pytest.raises(UserError, match=rf"^storage {nowhere}/a: cannot be written: .*; mend the storage") as found:
+            storage.write_bytes(f"{nowhere}/a", b"a")
+        assert "\n" not in str(found.value)
+    with (
+        pytest.raises(UserError, match="file/logs: cannot be made: Not a directory"),
+        logs.captured(tmp_path / "file/logs"),
+    ):
+        pass
 
 
 def test_tables(place: str) -> None:
