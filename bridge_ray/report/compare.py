@@ -22,7 +22,7 @@ from bridge_ray.report import summary
 from bridge_ray.report.remake import Left, left, page_of_many
 from bridge_ray.report.templates import duration
 from bridge_ray.report.write import metrics_of
-from bridge_ray.statistics import Correct, paired, unpaired
+from bridge_ray.statistics import Correct, bootstrap, paired, unpaired
 
 CONTENT = ("question", "context", "options", "answer", "answer_type")  # what makes two rows the same question
 WIDEST = 40  # characters of a config value in the table
@@ -42,6 +42,7 @@ class Side:
 def compare(root: str, one: str, other: str) -> dict[str, Any]:
     """What differs between two runs, JSON-able; every difference is the second run minus the first.
 
+    Where the one was asked all that the other was, and more, accuracies and differences are of what both were asked.
     ``systems`` holds those that either run has evaluated: both accuracies (None where there is none), and their
     difference where both have one. Raises UserError for what is no run, and for runs that report on different splits.
     """
@@ -123,12 +124,22 @@ def _evaluated(sides: Sequence[Side]) -> list[str]:
 
 
 def _system(name: str, sides: Sequence[Side], places: Sequence[tuple[int, int]] | None) -> dict[str, Any]:
-    scores = [side.metrics["systems"].get(name) for side in sides]
-    kept = ("accuracy", "interval", "n", "unparsable")
-    return {
-        "scores": [score and {key: score[key] for key in kept} for score in scores],
-        "difference": None if None in scores else _difference(name, sides, places),
-    }
+    places_of = [None, None] if places is None else [[place[turn] for place in places] for turn in (0, 1)]
+    scores = [_score(name, *one) for one in zip(sides, places_of, strict=True)]
+    return {"scores": scores, "difference": None if None in scores else _difference(name, sides, places)}
+
+
+def _score(name: str, side: Side, places: Sequence[int] | None) -> dict[str, Any] | None:
+    """Of the questions at those places, all of them where None; ``unparsable`` is of all."""
+    score = side.metrics["systems"].get(name)
+    if score is None:
+        return None
+    kept = {key: score[key] for key in ("accuracy", "interval", "n", "unparsable")}
+    if places is None or len(places) == score["n"]:
+        return kept
+    correct = side.correct[name][places]
+    interval = bootstrap(correct, side.run.config.evaluate.resamples, seed=0)
+    return kept | {"accuracy": round(float(correct.mean()), 4), "interval": interval, "n": len(correct)}
 
 
 def _difference(name: str, sides: Sequence[Side], places: Sequence[tuple[int, int]] | None) -> dict[str, Any]:
@@ -203,7 +214,8 @@ def _sentences(found: Mapping[str, Any], one: str, other: str) -> list[str]:
     if said:
         return said
     if found["questions"]["paired"]:
-        said.append(f"Both answered the same {summary.count(shared)} questions: compared question by question.")
+        of = "" if first == second else f" of {summary.count(max(first, second))}; all of this is of those"
+        said.append(f"Both answered the same {summary.count(shared)} questions{of}: compared question by question.")
     else:
         said.append(
             f"They cannot be paired: {summary.count(shared)} of {summary.count(first)} and {summary.count(second)} "

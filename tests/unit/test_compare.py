@@ -68,6 +68,22 @@ def test_questions_in_another_order_are_paired_by_what_they_ask(
     assert again["systems"]["bridge"]["difference"]["mcnemar"] == {"only_one": 1, "only_other": 1, "p": 1.0}
 
 
+def test_a_run_that_was_asked_more_is_compared_by_what_both_were_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All right in the first 6 of 10, and wrong in the others: the 4 that both were asked are all right in both."""
+    asked = [f"Question {i}?" for i in range(10)]
+    leave(tmp_path, "before", {"bridge": [1] * 6 + [0] * 4}, questions=asked)
+    leave(tmp_path, "after", {"bridge": [1] * 4}, questions=asked[:4])
+    found = compared(capsys, tmp_path)
+    assert found["questions"] == {"in_common": 4, "paired": True}
+    bridge = found["systems"]["bridge"]
+    assert [(score["accuracy"], score["n"]) for score in bridge["scores"]] == [(1.0, 4), (1.0, 4)]
+    assert bridge["difference"]["difference"] == 0.0
+    _, out, _ = compare(capsys, "before", "after", "--storage", tmp_path)
+    assert "Both answered the same 4 questions of 10; all of this is of those" in " ".join(out.split())
+
+
 def test_other_questions_are_not_paired_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leave(tmp_path, "before", BEFORE)
     leave(tmp_path, "after", AFTER, questions=[f"Is other {i} odd?" for i in range(20)])
