@@ -96,6 +96,8 @@ def amplify(
         raise UserError(f"{recipes[1]}: one recipe is enough; config fields are given as field.path=value")
     fields = [*(set_ or ()), *(word for word in words or () if "=" in word)]
     settings = config.load(recipes[0] if recipes else None, fields, name=_amplified(name, recipes), storage=storage)
+    if not recipes and settings.corpus.path is None:
+        raise UserError("amplify: no corpus is given; set corpus.path to yours, or name a recipe")
     from bridge_ray import alone, job
 
     raise typer.Exit(job.guarded(lambda stop: alone.run(settings, fresh, stop)))
@@ -252,6 +254,8 @@ def doctor(
     """
     from bridge_ray import config, doctor
 
+    if recipe is None and (set_ or storage is not None):
+        raise UserError("doctor: --set and --storage change what a recipe needs; name the recipe, too")
     settings = None if recipe is None else config.load(recipe, set_ or (), storage=storage)
     raise typer.Exit(doctor.run(settings, recipe, _given(storage, set_), address))
 

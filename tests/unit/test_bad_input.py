@@ -119,6 +119,28 @@ def test_a_mistake_in_a_row(
     assert not (folder / "storage").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["amplify"], "amplify: no corpus is given; set corpus.path to yours, or name a recipe"),
+        (["amplify", "ta.model=x"], "amplify: no corpus is given"),
+        (
+            ["doctor", "--storage", "s3://b/p"],
+            "doctor: --set and --storage change what a recipe needs; name the recipe",
+        ),
+    ],
+)
+def test_a_command_that_would_look_at_something_else(
+    arguments: list[str], says: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the generated corpus instead of the user's, or at this machine alone."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(SystemExit) as ended:
+        cli.main(*arguments)
+    assert (ended.value.code, sorted(folder.iterdir())) == (2, before)
+    assert capsys.readouterr().err.startswith(f"bridge-ray: {says}")
+
+
 def test_somebody_who_was_not_there_is_no_mistake_of_the_user_s(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
