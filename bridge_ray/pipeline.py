@@ -7,9 +7,11 @@ and the tiny student learns from that, instruction tuning first. Then all system
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -17,19 +19,21 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, FromConfig, PruneLayers, dump, flat
+from bridge_ray.config import Config, FromConfig, PruneLayers, SharedAccount, dump, flat
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
 from bridge_ray.errors import UserError
 from bridge_ray.inference import models
+from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.report.write import write_metrics, write_report
 from bridge_ray.selection import embed, score, select
 from bridge_ray.stage import Done, Stage, discard, done, perform
 from bridge_ray.teacher import provider, teach
-from bridge_ray.teacher.asks import price_of
+from bridge_ray.teacher.asks import asks, price_of
 from bridge_ray.teacher.client import api_key
+from bridge_ray.teacher.ledger import Cap, balance, left
 from bridge_ray.teacher.prices import worst_cost
 from bridge_ray.training import student, teacher_assistant, trackers
 
@@ -108,6 +112,7 @@ def prepare(config: Config, until: str | None = None, fresh: bool = False) -> Ru
     """
     run = draft(config, until, fresh)
     if _will_teach(run, until, fresh):
+        _check_account(run)
         provider.check(config.teacher, config.corpus)
     return run
 
@@ -189,6 +194,41 @@ def _check_cap(run: Run) -> None:
             f"budget.max_usd {cap:g}: one request of {teacher.model} can cost ${math.ceil(cheapest * 1e6) / 1e6:.6f}, "
             "so nothing could be bought; raise it, or lower teacher.max_tokens"
         )
+
+
+def _check_account(run: Run) -> None:
+    """Raise UserError where a shared account is used up and no first answer that is wanted lies in the store: what the
+    stages before *teach* take would be for nothing."""
+    shared, teacher = run.config.budget.account, run.config.teacher
+    if shared is None:
+        return
+    name = provider.identity(teacher, run.config.corpus)
+    train = run.corpus.filter(pc.equal(run.corpus["split"], "train")).to_pylist()
+    first = [asks(row, name, teacher)[0] for row in train]
+    cheapest = min(ask.worst_usd for ask in first)
+    room, known = _account_of(run.config.teacher_store, shared)
+    short = room.queries == 0 or (room.usd is not None and room.usd < cheapest)
+    if short and not any(ask.key in known for ask in first):
+        has = "no query" if room.queries == 0 else f"${room.usd:.6f}"
+        raise UserError(
+            f"budget.account {shared.name}: {has} of its cap is left, one request of {teacher.model} can cost "
+            f"${math.ceil(cheapest * 1e6) / 1e6:.6f}, and no answer in {run.config.teacher_store} is of use; raise its "
+            "cap, or take another account"
+        )
+
+
+def _account_of(location: str, shared: SharedAccount) -> tuple[Cap, frozenset[str]]:
+    """What the account can still pay, and the keys of all answers in its store."""
+    cap = Cap(shared.max_queries, shared.max_usd)
+    if not storage.exists(storage.locate(location)):
+        return cap, frozenset()
+
+    async def read() -> tuple[Cap, frozenset[str]]:
+        store = open_store(location)
+        keys = frozenset(PurePosixPath(path).stem for path in await store.paths("answers"))
+        return left(cap, await balance(store, shared.name)), keys
+
+    return asyncio.run(read())
 
 
 def check_unchanged(run: Run) -> None:

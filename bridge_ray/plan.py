@@ -186,7 +186,7 @@ def _stored(run: Run, wanted: Iterable[str]) -> _Stored:
         sample = (await answers.answers(store, keys[:SAMPLE])).values()  # keys are hashes: any thousand is as good
         lengths = [reply.completion_tokens for reply in sample if _is(run.config.teacher.model, reply.model)]
         replies = await answers.answers(store, set(wanted).intersection(keys))
-        left = room if shared is None else _left(room, await ledger.balance(store, shared.name))
+        left = room if shared is None else ledger.left(room, await ledger.balance(store, shared.name))
         return _Stored(frozenset(keys), replies, lengths, left)
 
     return asyncio.run(read())
@@ -195,13 +195,6 @@ def _stored(run: Run, wanted: Iterable[str]) -> _Stored:
 def _is(model: str, named: str) -> bool:
     """Whether an answer's model is the one asked for: providers name a dated version of it."""
     return re.fullmatch(re.escape(model) + r"(-\d[\d-]*)?", named) is not None
-
-
-def _left(cap: Cap, balance: ledger.Balance) -> Cap:
-    """What an account can still pay."""
-    queries = None if cap.queries is None else max(0, cap.queries - balance.queries)
-    usd = None if cap.usd is None else max(0.0, cap.usd - (balance.settled + balance.reserved) / 1e12)
-    return Cap(queries, usd)
 
 
 def _rates(teacher: config.Teacher, lengths: Sequence[int]) -> tuple[Rates, str]:

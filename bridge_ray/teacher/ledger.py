@@ -264,6 +264,13 @@ async def accounts(store: Store) -> list[str]:
     return sorted({path.split("/")[1] for path in await store.paths("accounts")})
 
 
+def left(cap: Cap, owed: Balance) -> Cap:
+    """What an account can still pay."""
+    queries = None if cap.queries is None else max(0, cap.queries - owed.queries)
+    usd = None if cap.usd is None else max(0.0, cap.usd - (owed.settled + owed.reserved) / 1e12)
+    return Cap(queries, usd)
+
+
 async def balance(store: Store, account: str) -> Balance:
     """What an account owes, from its last snapshot and the segments behind it.
 

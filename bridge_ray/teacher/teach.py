@@ -149,6 +149,11 @@ def purchase(
         )
     if terms.payer is not None and purchases.unpaid:
         raise Unpaid(f"account {account.name}: its cap of {_said(account.cap)} is reached")
+    if terms.account is not None and purchases.unpaid and not purchases.rows:
+        raise UserError(
+            f"budget.account {account.name}: its cap of {_said(account.cap)} is reached, and no answer in the store is "
+            "of use; raise its cap, or take another account"
+        )
     return purchases
 
 

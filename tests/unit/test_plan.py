@@ -24,7 +24,7 @@ from bridge_ray.errors import UserError
 from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Work, location, perform
-from bridge_ray.teacher import answers
+from bridge_ray.teacher import answers, provider
 from bridge_ray.teacher.answers import Ask, Reply, answer_key
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.buy import Purchases, Settings, buy
@@ -226,6 +226,29 @@ def test_what_others_have_spent_of_a_shared_account_is_not_there_to_spend(run: R
     found = plan(run, "budget.account={name: team, max_queries: 3}")
     assert found["teacher"]["teach"]["expected"]["queries"] == 2
     assert found["teacher"]["teach"]["worst"]["queries"] == 2
+
+
+def test_an_account_that_others_have_used_up_is_said_before_anything_is_scored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless a first answer that is wanted lies in the store: it costs nothing more."""
+    monkeypatch.setattr(provider, "check", lambda *_: None)  # nobody is there
+
+    async def spend() -> None:
+        account = Account(open_store("storage/teacher"), "team", Cap(1, None), buyer="b", run="other", model="x")
+        assert await (await account.open()).reserve("key", 0.1)
+
+    def prepare(account: str) -> None:
+        pipeline.prepare(config.load("mine.yaml", [f"budget.account={{name: team, {account}}}"]))
+
+    prepare("max_queries: 1")
+    asyncio.run(spend())
+    for cap, says in (("max_queries: 1", "no query of its cap"), ("max_usd: 0.1001", r"\$0.000100 of its cap is left")):
+        with pytest.raises(UserError, match=rf"^budget.account team: {says}.* one request of x can cost \$0.00"):
+            prepare(cap)
+    prepare("max_queries: 2")
+    keep(*[(key_of({"question": row["q"]}), reply("So.\nAnswer: no")) for row in ROWS])
+    prepare("max_queries: 1")
 
 
 def test_after_select_what_is_paid_already_is_exact(run: Run) -> None:
