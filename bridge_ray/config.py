@@ -157,8 +157,9 @@ class SharedAccount(Model):
 class Budget(Model):
     """The teacher's budget of a run; the bound that is reached first counts.
 
-    It counts all answers that the run uses, at their price, whoever paid for them. ``account`` shares what is really
-    paid with other runs; without one, a run pays at most its budget.
+    It counts all rationales that the run uses, at their price, whoever paid for them. ``account`` shares what is really
+    paid with other runs; without one, a run pays at most its budget for them. Where the teacher is a system of
+    evaluate, its test questions are paid beside the budget, and from the account if there is one.
     """
 
     fraction: Annotated[float, Field(gt=0, le=1)] | None = 0.05

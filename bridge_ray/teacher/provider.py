@@ -39,9 +39,10 @@ def client_of(
 
 
 def identity(teacher: Teacher, corpus: Corpus) -> str:
-    """Names the provider in the keys of paid answers; a stand-in by what it knows, as its address changes."""
+    """Names the provider in the keys of paid answers; a stand-in by what it knows, as its address changes. A slash at
+    an address's end makes no other provider."""
     if teacher.standin is None:
-        return teacher.base_url or client.DEFAULT_URL
+        return (teacher.base_url or client.DEFAULT_URL).rstrip("/")
     with _recorded_file(teacher, corpus) as file:
         return standin.identity(teacher.standin.answers, file, teacher.standin.styles)
 

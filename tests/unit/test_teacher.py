@@ -24,7 +24,7 @@ from bridge_ray.answers import prompts
 from bridge_ray.errors import Outage, UserError
 from bridge_ray.objects import Store, open_store
 from bridge_ray.teacher import answers as paid
-from bridge_ray.teacher import standin
+from bridge_ray.teacher import provider, standin
 from bridge_ray.teacher.answers import Reply, answer_key
 from bridge_ray.teacher.asks import asks
 from bridge_ray.teacher.buy import GIVE_UP, Purchases, Settings, buy
@@ -272,6 +272,16 @@ def test_dollars_bind_as_queries_do(store: Store, concurrency: int) -> None:
     bought, billed = walk(standin_app(), store, 100, bounded)
     assert 0 < len(bought.rows) == billed == rows < len(RANKING) and bought.usd_total <= most
     assert walk(standin_app(), store, 100, bounded)[0].rows == bought.rows
+
+
+def test_an_address_is_the_same_provider_with_a_slash_and_without() -> None:
+    """Else all that was paid for would be bought again."""
+    named = [
+        provider.identity(teacher, config.load("demo").corpus)
+        for address in (None, "https://api.openai.com/v1", "https://api.openai.com/v1/", "https://elsewhere/v1")
+        for teacher in [config.Teacher(base_url=address)]
+    ]
+    assert named[0] == named[1] == named[2] != named[3]
 
 
 def test_equal_questions_are_asked_once(store: Store) -> None:
