@@ -245,32 +245,15 @@ async def _write_and_read(folder: str) -> str | None:
 
 
 def _model(name: str, reference: str) -> Finding:
+    """Whether the model's config can be read from here."""
     try:
-        _reach(name, reference)
+        models.check(reference, name)
+        if reference in models.EMBEDDED and importlib.util.find_spec(module := models.EMBEDDED[reference][0]) is None:
+            raise UserError(f"{name}: {reference}: package {module} is missing; {INSTALL}")
+        models.reached(reference, name)
     except UserError as error:
         return Finding(False, "model", str(error))
-    except Exception as error:  # whatever the libraries raise for a hub or store that they do not reach
-        return Finding(
-            False, "model", f"{name}: {reference}: {type(error).__name__}: {str(error).splitlines()[0][:300]}"
-        )
     return Finding(True, "model", f"{name}: {reference}")
-
-
-def _reach(name: str, reference: str) -> None:
-    """Raise when a model's config cannot be read from here."""
-    models.check(reference, name)
-    if reference in models.EMBEDDED:
-        module = models.EMBEDDED[reference][0]
-        if importlib.util.find_spec(module) is None:
-            raise UserError(f"{name}: {reference}: package {module} is missing; {INSTALL}")
-    elif "://" in reference:
-        if not storage.exists(storage.join(reference, "config.json")):
-            raise UserError(f"{name}: {reference} has no config.json, or cannot be read from here")
-    elif not Path(reference).is_dir():
-        from transformers.utils import cached_file
-
-        repository, _, revision = reference.partition("@")
-        cached_file(repository, "config.json", revision=revision or None)
 
 
 def clock() -> float:

@@ -111,6 +111,8 @@ def prepare(config: Config, until: str | None = None, fresh: bool = False) -> Ru
     Raises UserError with one line; until this returns, nothing is written and nothing bought.
     """
     run = draft(config, until, fresh)
+    if fresh or done(run.stages["evaluate"], run.root) is None:
+        check_models(config)
     if _will_teach(run, until, fresh):
         _check_account(run)
         provider.check(config.teacher, config.corpus)
@@ -146,6 +148,18 @@ def read(config: Config, payer: teach.Payer | None = None) -> Run:
     table = split(load(config.corpus, config.seed), config.corpus, config.seed)
     _check_answers(config, table)
     return Run(config, table, stages(config, table, payer), storage.root(config.storage))
+
+
+def check_models(config: Config) -> None:
+    """Raise UserError for a model that is not where it should be, or has too few layers: some of them are fetched when
+    the teacher has been paid and the corpus explained."""
+    source = student.source_model(config.student, config.ta.model)
+    models.reached(config.ta.model, "ta.model")
+    shape = models.reached(source, "student.init")
+    if shape is not None and isinstance(config.student.init, PruneLayers):
+        models.check_layers(source, config.student.init.keep, "student.init.keep", shape)
+    if config.embed.model != "ta":
+        models.reached(config.embed.model, "embed.model")
 
 
 def check_terms(run: Run) -> None:

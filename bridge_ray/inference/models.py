@@ -12,10 +12,11 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from bridge_ray import copies, storage
 from bridge_ray.errors import UserError
@@ -51,12 +52,37 @@ def check_adapter(location: str, field: str) -> None:
         raise UserError(f"{field}: {location} has no {missing[0]}; it must be a folder with {' and '.join(ADAPTER)}")
 
 
-def check_layers(reference: str, keep: int, field: str) -> None:
-    """Raise UserError when a model directory is known to have fewer than ``keep`` layers."""
+def check_layers(reference: str, keep: int, field: str, shape: Mapping[str, Any] | None = None) -> None:
+    """Raise UserError when a model is known to have fewer than ``keep`` layers: from its config (``shape``) if given,
+    else from its directory."""
     config = Path(reference) / "config.json"
-    layers = json.loads(config.read_text()).get("num_hidden_layers") if config.is_file() else LAYERS.get(reference)
+    if shape is None and config.is_file():
+        shape = json.loads(config.read_text())
+    layers = LAYERS.get(reference) if shape is None else shape.get("num_hidden_layers")
     if layers is not None and keep > layers:
         raise UserError(f"{field}: {keep} layers cannot be kept of the {layers} that {reference} has; lower it")
+
+
+def reached(reference: str, field: str) -> dict[str, Any] | None:
+    """The config of a model that lies on a hub or in an object store, None of others. Raises UserError where it cannot
+    be read from here; nothing is loaded."""
+    if reference in EMBEDDED or ("://" not in reference and Path(reference).is_dir()):
+        return None
+    try:
+        if "://" in reference:
+            found = storage.read_json(storage.join(storage.locate(reference), "config.json"))
+        else:
+            from transformers.utils import cached_file
+
+            repository, _, revision = reference.partition("@")
+            found = json.loads(Path(cached_file(repository, "config.json", revision=revision or None)).read_text())
+    except Exception as error:  # whatever the libraries raise for a hub or store that they do not reach
+        reason = str(error).splitlines()[0][:300]
+        raise UserError(f"{field}: {reference}: {type(error).__name__}: {reason}") from error
+    if found is None:
+        raise UserError(f"{field}: {reference} has no config.json; give the folder of a transformers model")
+    shape: dict[str, Any] = found
+    return shape
 
 
 def check_changes(reference: str, changes: Iterable[str], field: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridge_ray import cli, job
+from bridge_ray import cli, job, storage
 from bridge_ray.errors import Outage
 
 ROWS = [{"key": f"r{i}", "q": f"Is {i} even?", "a": "no" if i % 2 else "yes"} for i in range(40)]
@@ -139,6 +139,26 @@ def test_a_command_that_would_look_at_something_else(
         cli.main(*arguments)
     assert (ended.value.code, sorted(folder.iterdir())) == (2, before)
     assert capsys.readouterr().err.startswith(f"bridge-ray: {says}")
+
+
+def test_a_model_that_is_not_where_it_should_be_is_missed_before_anything_is_made(
+    s3: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student's is fetched when the teacher has been paid and the corpus explained. The hub is away."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    before = sorted(folder.iterdir())
+    for arguments, says in (
+        ([f"student.init={s3}/nobody"], f"student.init: {s3}/nobody has no config.json"),
+        (["student.init=org/no-such-model"], "student.init: org/no-such-model: OSError: "),
+        (
+            [f"student.init={{prune_layers_of: {s3}/shallow, keep: 5}}"],
+            "student.init.keep: 5 layers cannot be kept of the 4",
+        ),
+    ):
+        storage.write_json(f"{s3}/shallow/config.json", {"num_hidden_layers": 4})
+        code, error = run(capsys, monkeypatch, *fields(*arguments))
+        assert code == 2 and error.startswith(f"bridge-ray: {says}") and error.count("\n") == 1
+        assert sorted(folder.iterdir()) == before
 
 
 def test_somebody_who_was_not_there_is_no_mistake_of_the_user_s(
