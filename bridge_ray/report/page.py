@@ -189,6 +189,6 @@ def _tenths(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
 
 
 def _seconds_run(metrics: Mapping[str, Any]) -> float:
-    """Seconds of the stages that this run did itself."""
+    """Seconds of the stages that the last command did itself."""
     stages = summary.lookup(metrics, "stages") or {}
     return sum(stage.get("seconds") or 0.0 for stage in stages.values() if stage and not stage.get("skipped"))

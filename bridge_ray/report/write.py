@@ -60,7 +60,8 @@ def metrics_of(config: Config, finished: Mapping[str, Done]) -> dict[str, Any]:
 
 
 def _teacher(config: Config, teach: Done, eval_queries: int) -> dict[str, Any]:
-    """``bought`` and ``spent_usd`` are of this run of the program: a stage that was done before spent nothing."""
+    """``bought`` and ``spent_usd`` are of the last command: a stage that was done before spent nothing. What the
+    run has paid altogether the ledger says, which the page shows beside them."""
     keys = ("budget_queries", "queries", "bought", "hits", "spent_usd", "usd")
     counts = {key: teach.metrics[key] for key in keys}
     if teach.skipped:
