@@ -73,7 +73,7 @@ def _groups(settings: Config | None) -> Iterator[tuple[str, list[Finding]]]:
     yield "this machine", [*seen.findings, *problem]
     if settings is not None:
         here = [Node({"CPU": local_ray.logical_cpus(), "GPU": seen.gpus})]
-        yield "placement", _placement(settings, here, "the local Ray")
+        yield "placement", _placement(settings, here, "the local Ray", [])
 
 
 # the run
@@ -107,14 +107,14 @@ def _wanted(settings: Config | None, folder: str | None) -> Wanted:
     return Wanted(folder=folder, models={name: value for name, value in models.items() if value != "ta"})
 
 
-def _placement(settings: Config, nodes: Sequence[Node], cluster: str, unknown: bool = False) -> list[Finding]:
-    """``unknown``: an autoscaler may bring nodes that are not known of."""
+def _placement(settings: Config, nodes: Sequence[Node], cluster: str, grows: Sequence[Node] | None) -> list[Finding]:
+    """``grows``: what an autoscaler may bring; None where that is not known."""
     findings = []
     for need in placement.needs(settings, [*placement.ENGINES, *placement.TRAINERS]):
-        problem = placement.lack(need, nodes, cluster)
+        problem = placement.lack_of_all(need, nodes, grows, cluster)
         each = ", ".join(f"{amount:g} {name}" for name, amount in need.resources.items())
         fits = f"{need.workers} x {each}" + (f" on {dict(need.labels)}" if need.labels else "")
-        if problem is not None and unknown:
+        if problem is not None and grows is None:
             findings.append(Finding(True, need.stage, f"{problem}; fine if the autoscaler brings what it needs"))
         else:
             findings.append(Finding(problem is None, need.stage, problem or f"there is room for {fits}"))
@@ -130,9 +130,8 @@ def _meeting_place(settings: Config | None) -> Iterator[tuple[str | None, list[F
     folder = storage.join(storage.locate(settings.storage), f"doctor-{uuid.uuid4().hex[:8]}")
     try:
         storage.write_bytes(storage.join(folder, NONCE), b"from bridge-ray doctor")
-    except Exception as error:  # obstore raises its own and Python's, by kind of location
-        text = f"{folder.rpartition('/')[0]} cannot be written: {str(error).splitlines()[0][:300]}"
-        yield None, [Finding(False, "storage", text)]
+    except UserError as error:
+        yield None, [Finding(False, "storage", str(error))]
         return
     try:
         yield folder, []
@@ -167,12 +166,11 @@ def _cluster(settings: Config | None) -> Iterator[tuple[str, list[Finding]]]:
             look, clock = tasks[node["NodeID"]]
             yield _named(node), _seen(look, clock, deadline)
     if settings is not None:
-        there, grows = placement.present(), placement.growth()
-        yield "placement", _placement(settings, [*there, *(grows or ())], "the cluster", unknown=grows is None)
+        yield "placement", _placement(settings, placement.present(), "the cluster", placement.growth())
 
 
 def _named(node: Mapping[str, Any]) -> str:
-    head = ", head" if "node:__internal_head__" in node["Resources"] else ""
+    head = ", head" if placement.HEAD in node["Resources"] else ""
     resources = ", ".join(f"{node['Resources'].get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
     labels = {key: value for key, value in (node.get("Labels") or {}).items() if not key.startswith("ray.io/")}
     return f"node {node['NodeManagerAddress']}{head}, {resources}{f', {labels}' if labels else ''}"

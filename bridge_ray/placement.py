@@ -23,6 +23,7 @@ TRAINERS = ("train_ta", "train_student", "train_labels", "train_direct", "train_
 MOST_WORKERS = 10_000  # that are counted where an autoscaler sets no limit
 READERS = 2  # CPUs that Ray Data needs beside its engines: with one, reading and writing wait on each other for ever
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves the cluster's config, on the head
+HEAD = "node:__internal_head__"  # Ray's own resource of a cluster's head
 NODE_GROUP = "ray.io/node-group"  # the label that names the node type of a managed cluster's node
 
 Resources = Mapping[str, float]
@@ -67,7 +68,7 @@ def check(config: Config, stages: Collection[str], warn: Callable[[str], None]) 
     cluster = "the cluster" if local_ray.on_cluster() else "the local Ray"
     nodes, grows = present(), growth()
     for need in wanted:
-        problem = lack(need, [*nodes, *(grows or ())], cluster)
+        problem = lack_of_all(need, nodes, grows, cluster)
         if problem is None:
             continue
         if grows is not None:
@@ -94,6 +95,15 @@ def needs(config: Config, stages: Iterable[str]) -> list[Need]:
 
 def _some(resources: Resources) -> Resources:
     return {name: amount for name, amount in resources.items() if amount}
+
+
+def lack_of_all(need: Need, nodes: Sequence[Node], grows: Sequence[Node] | None, cluster: str) -> str | None:
+    """``lack`` of the nodes that are there, or else of the head and what an autoscaler can add to it (``growth``): that
+    may be there already, so nodes of both are not added up."""
+    problem = lack(need, nodes, cluster)
+    if problem is None or not grows:
+        return problem
+    return lack(need, [*(node for node in nodes if HEAD in node.resources), *grows], cluster)
 
 
 def lack(need: Need, nodes: Sequence[Node], cluster: str) -> str | None:

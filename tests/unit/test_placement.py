@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from bridge_ray import config, pipeline
 from bridge_ray.config import Config, validate
 from bridge_ray.errors import UserError
 from bridge_ray.pipeline import NAMES
-from bridge_ray.placement import ENGINES, TRAINERS, Node, lack, needs, of_node_types, selects
+from bridge_ray.placement import ENGINES, HEAD, TRAINERS, Node, lack, lack_of_all, needs, of_node_types, selects
 
 CPU_NODE = Node({"CPU": 8.0})
 GPU_NODE = Node({"CPU": 8.0, "GPU": 2.0})
@@ -96,6 +97,20 @@ def test_what_fits_is_let_through(made: Config, nodes: tuple[Node, ...]) -> None
 )
 def test_what_never_fits_is_said_by_its_field(made: Config, nodes: tuple[Node, ...], says: str) -> None:
     assert problems(made, *nodes) == [says]
+
+
+def test_what_an_autoscaler_may_add_counts_once_though_it_is_there_already() -> None:
+    """Eight workers of a GPU each, one node of four at most: the node that is up is the one that could come."""
+    head, worker = Node({"CPU": 8.0, HEAD: 1.0}), Node({"CPU": 8.0, "GPU": 4.0})
+    [_, training] = needs(settings(training={"workers": 8, "gpus_per_worker": 1}), NAMES)
+    says = "the cluster has room for 4 of the 8 workers of train_ta"
+    for there in ([head], [head, worker]):
+        found = lack_of_all(training, there, [worker], "the cluster")
+        assert found is not None and found.startswith(says)
+    assert lack_of_all(training, [head, worker, worker], [], "the cluster") is None
+    assert lack_of_all(training, [head, worker], [replace(worker, count=2)], "the cluster") is None
+    on_the_head = replace(training, workers=1, resources={"CPU": 1.0})
+    assert lack_of_all(on_the_head, [head], [Node({"GPU": 4.0})], "the cluster") is None
 
 
 def test_only_the_stages_that_are_still_to_be_done_need_a_place() -> None:
