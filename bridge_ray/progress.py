@@ -187,8 +187,10 @@ class Pace:
         self._seen: deque[tuple[float, Mapping[str, float]]] = deque(maxlen=RATE_READINGS)
 
     def read(self, now: float, totals: Mapping[str, float]) -> None:
-        """``now`` in seconds."""
-        if not totals.get(self._unit):
+        """``now`` in seconds. What a training that goes on has from before is no part of its pace, nor is what one that
+        falls back to a checkpoint does again."""
+        before = self._seen[-1][1].get(self._unit, 0) if self._seen else 0
+        if not before or totals.get(self._unit, 0) < before:
             self._seen.clear()
         self._seen.append((now, totals))
 
@@ -224,7 +226,7 @@ class _Follower:
         if self._console.is_terminal or now - self._said < LINE_SECONDS:
             return
         self._said, rate = now, self._pace.rate(self._unit)
-        left = f"  {timedelta(seconds=round((self._total - done) / rate))} left" if rate else ""
+        left = f"  {timedelta(seconds=round(max(0, self._total - done) / rate))} left" if rate else ""
         line = f"{self._name}: {done:,.0f} of {self._total:,.0f} {self._unit}  {rate:,.1f} {self._unit}/s  {said}{left}"
         self._console.print(line, highlight=False, soft_wrap=True)
 

@@ -45,6 +45,7 @@ def fit(job: Job, name: str, progress: Progress) -> str:
     states = storage.join(job.out, "state")
     precision = _precision(job)
     if _complete(job):  # and its driver was killed before it could say so
+        _drop(states, name, progress)
         return precision
     job = replace(job, training=job.training.model_copy(update={"precision": precision}))
     state = storage.join(states, _layout(job.training))
@@ -67,13 +68,18 @@ def fit(job: Job, name: str, progress: Progress) -> str:
     halted = storage.read_json(job.halt)
     if halted is None and not _complete(job):  # a file system that is late, or a bug: what can be gone on from stays
         raise RuntimeError(f"{name}: the workers have ended, and {job.out} has no finished model of theirs")
+    _drop(states, name, progress)
+    if halted is not None:
+        raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
+    return precision
+
+
+def _drop(states: str, name: str, progress: Progress) -> None:
+    """Remove the checkpoints of a training that has ended."""
     try:
         storage.delete(states)
     except OSError as error:
         progress.console.print(f"{name}: its checkpoints stay in {states}: {error}", markup=False, highlight=False)
-    if halted is not None:
-        raise Halted(f"{name}: ended after {halted['share']:.0%} of its updates")
-    return precision
 
 
 def _complete(job: Job) -> bool:

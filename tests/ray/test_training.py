@@ -214,9 +214,12 @@ def test_a_training_that_is_given_up_says_why_and_goes_on_when_it_is_run_again(
     shutil.copytree(tmp_path / "out", tmp_path / "other")
 
     monkeypatch.setattr(numerics, "fast_bf16", lambda gpus: True)
+    state = tmp_path / "out" / "state"
     with (tmp_path / "said").open("w") as file:
         for _ in ("goes on", "has ended, and its driver was killed before it had said so"):
             assert fit(made, "test", Progress(Console(file=file, width=200))) == "fp32"
+            assert not state.exists()
+            (state / "left").mkdir(parents=True)  # as a driver leaves them that is killed at its end
         other = job(tmp_path / "other", tiny_model, token_folders, **fields | {"zero_stage": 1})
         assert fit(other, "test", Progress(Console(file=file, width=200))) == "fp32"
     begun = [[updates_of(file)[0] for file in told_in(Path(each.out))] for each in (made, other)]

@@ -37,5 +37,18 @@ def test_time_before_the_first_row_does_not_slow_the_rate() -> None:
         pace.read(second, {"rows": 0})
     assert pace.rate("rows") == 0
     pace.read(50, {"rows": 4, "tokens": 80})
+    assert pace.rate("rows") == 0, "how long these took is not known"
     pace.read(52, {"rows": 6, "tokens": 120})
-    assert (pace.rate("rows"), pace.rate("tokens")) == (6 / 3, 120 / 3)
+    assert (pace.rate("rows"), pace.rate("tokens")) == (1, 20)
+
+
+def test_what_a_training_has_from_before_is_no_part_of_its_rate() -> None:
+    """It goes on at 800 updates; at 810 a worker dies, and it falls back to 800."""
+    pace = Pace("updates")
+    for second, updates in ((0, 0), (1, 800), (5, 804), (11, 810)):
+        pace.read(second, {"updates": updates})
+    assert pace.rate("updates") == 1
+    pace.read(20, {"updates": 800})
+    assert pace.rate("updates") == 0
+    pace.read(24, {"updates": 802})
+    assert pace.rate("updates") == 0.5
