@@ -73,7 +73,7 @@ def run(spec: str, name: str | None = None, root: str | None = None, fresh: bool
 def _alone(prepared: Callable[[], Sweep], fresh: bool, stop: Stop) -> None:
     """Do it as the only process at work on the sweep; while another one is, wait, and go on from what it leaves. Raises
     UserError for ``fresh``, which would take away what the other one has made."""
-    sweep, others = prepared(), list[str]()
+    sweep = prepared()
     work = storage.join(storage.root(sweep.base.storage), "work")
 
     def waiting(_: str | None) -> None:
@@ -81,10 +81,10 @@ def _alone(prepared: Callable[[], Sweep], fresh: bool, stop: Stop) -> None:
         if fresh:
             raise UserError(f"--fresh: sweep {name} is at work elsewhere; stop it, or wait until it has ended")
         Console(stderr=True).print(f"sweep {name} is at work elsewhere; waiting until it has ended", soft_wrap=True)
-        others.append(name)
 
     with claims.alone(work, f"sweep-{sweep.spec.name}", sweep.spec.name, waiting):
-        _run(prepared() if others else sweep, fresh, stop)
+        left_since = open_book(sweep.home).trials != sweep.book.trials  # also by one that ended before we looked
+        _run(prepared() if left_since else sweep, fresh, stop)
 
 
 def prepare(spec: Spec, base: Config, fresh: bool = False, retry: bool = False) -> Sweep:

@@ -25,7 +25,7 @@ from bridge_ray.sweep import results, run, search, space
 from bridge_ray.sweep import spec as specs
 from bridge_ray.sweep.spec import Asha, Spec
 from bridge_ray.sweep.trial import told
-from bridge_ray.sweep.trials import Repeat, Trial, open_book
+from bridge_ray.sweep.trials import Book, Repeat, Trial, open_book
 from bridge_ray.teacher.statement import Statement, Total
 
 SPACE: dict[str, Any] = {
@@ -287,29 +287,41 @@ def test_a_sweep_at_work_is_not_begun_anew_beside_itself(tmp_path: Path) -> None
 
 
 def test_a_sweep_goes_on_from_what_the_one_before_it_has_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Begun beside another one, which then ends its last trial."""
+    """Begun beside another one, which then ends its last trial; and once it has ended, but had been read before."""
     file, root = written(tmp_path, trials=2), str(tmp_path / "storage")
     settings, base = specs.load(file, None, root)
     book = run.prepare(settings, base).book
     storage.write_json(f"{root}/sweeps/s/spec.json", run._record(settings, base))
     book.write(finished(1, 0.5))
 
+    prepare, begun, read = run.prepare, threading.Event(), threading.Event()
+
+    def reading(*how: Any) -> run.Sweep:
+        made = prepare(*how)
+        read.set()
+        return made
+
     def other() -> None:
         with at_work(tmp_path):
             begun.set()
+            assert read.wait(60)
             time.sleep(2)
             book.write(finished(2, 0.6))
 
-    begun = threading.Event()
+    monkeypatch.setattr(run, "prepare", reading)
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(other)
-        assert begun.wait(20)
+        assert begun.wait(60)
         assert run.run(file, root=root) == 0
         ending.result()
     assert len(storage.read_json(f"{root}/sweeps/s/sweep.json")["trials"]) == 2
     assert "sweep s is at work elsewhere; waiting until it has ended" in capsys.readouterr().err
+
+    late = iter([replace(prepare(settings, base), book=Book(book.home))])
+    monkeypatch.setattr(run, "prepare", lambda *how: next(late, None) or prepare(*how))
+    assert run.run(file, root=root) == 0, "nothing is left to do"
 
 
 def test_a_sweep_of_a_paid_teacher_needs_a_bound_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +489,23 @@ def test_as_many_trials_run_at_once_as_their_trainings_have_room(
 ) -> None:
     found = capacity(config.changed(config.load("demo"), fields, "demo"), nodes)
     assert (times(found.training), times(found.engine)) == (trainings, engines)
+
+
+@pytest.mark.parametrize(
+    ("tensor_parallel", "nodes", "scattered"),
+    [
+        (4, [Node({"CPU": 64, "GPU": 4})] * 2, 1 / 2),
+        (4, [Node({"CPU": 64, "GPU": 4}, count=4)], 1 / 4),
+        (2, [Node({"CPU": 64, "GPU": 8})] * 2, 1 / 8),
+        (4, [Node({"CPU": 64, "GPU": 8})], 0),  # of one node any four will do
+        (1, [Node({"CPU": 64, "GPU": 4})] * 2, 0),
+    ],
+)
+def test_a_training_of_one_gpu_may_keep_a_node_from_an_engine_of_several(
+    tensor_parallel: int, nodes: list[Node], scattered: float
+) -> None:
+    fields = GPUS | {"training.workers": 1, "engine.tensor_parallel": tensor_parallel}
+    assert capacity(config.changed(config.load("demo"), fields, "demo"), nodes).scattered == scattered
 
 
 def test_asha_asks_at_shares_that_grow_by_the_reduction() -> None:
