@@ -16,11 +16,16 @@ from bridge_ray.placement import ENGINES, TRAINERS, Need, Node
 @dataclass(frozen=True)
 class Capacity:
     """``training`` and ``engine`` are shares of the cluster, above 0 and at most 1: of different parts of it where they
-    are ``apart``, as on nodes of their own, or where only one of them takes GPUs."""
+    are ``apart``, as on nodes of their own, or where only one of them takes GPUs.
+
+    ``scattered`` is the share that a training keeps from engines at most, however its workers are placed: Ray spreads
+    them over nodes, and an engine of several GPUs needs a node's.
+    """
 
     training: float
     engine: float
     apart: bool
+    scattered: float = 0.0
 
 
 def times(share: float) -> int:
@@ -36,7 +41,12 @@ def of_cluster(config: Config) -> Capacity:
         cores = float(cpu_count())
         nodes = [replace(node, resources={**node.resources, "CPU": cores}) for node in nodes]
     now, grown = capacity(config, nodes), capacity(config, placement.growth() or [])
-    return replace(now, training=min(now.training, grown.training), engine=min(now.engine, grown.engine))
+    return replace(
+        now,
+        training=min(now.training, grown.training),
+        engine=min(now.engine, grown.engine),
+        scattered=min(now.scattered, grown.scattered),
+    )
 
 
 def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
@@ -51,7 +61,17 @@ def capacity(config: Config, nodes: Sequence[Node]) -> Capacity:
     share = max(placement.share(generating, asked), placement.share(_beside(generating), nodes))
     labelled = bool(training.labels and engine.labels) and training.labels != engine.labels
     apart = labelled or bool(training.gpus_per_worker) != bool(engine.gpus)
-    return Capacity(placement.share(learning, trained), share, apart)
+    return Capacity(placement.share(learning, trained), share, apart, 0.0 if apart else _scattered(config, nodes))
+
+
+def _scattered(config: Config, nodes: Sequence[Node]) -> float:
+    """As if each worker of a training were where no other one is, and kept an engine's GPUs from being together."""
+    [generating] = placement.needs(config, ENGINES[:1])
+    gpus = generating.resources.get("GPU", 0)
+    several = sum(node.count for node in nodes if node.resources.get("GPU", 0) >= gpus) > 1
+    if not 0 < config.training.gpus_per_worker < gpus or not several:
+        return 0.0
+    return min(1.0, config.training.workers * placement.share(replace(generating, workers=1), nodes))
 
 
 def _beside(need: Need) -> Need:

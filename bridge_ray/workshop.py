@@ -36,11 +36,17 @@ BILLION = 10**9
 @dataclass(frozen=True)
 class Share:
     """What each stage of a kind takes while it is made: a ``part`` of a pool, above 0 and at most 1. At most ``most``
-    of them are made at a time."""
+    of them are made at a time.
+
+    Wherever it comes to lie, it may keep a larger part (``keeps``) from those that are ``whole``: that need several
+    GPUs of one node, of which it takes one.
+    """
 
     pool: str
     part: float
     most: int
+    keeps: float = 0.0
+    whole: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,8 @@ def room(config: Config, trainings: int | None = None, batches: bool = False) ->
     most = trainings or capacity.times(found.training)
     teachers = most if batches and config.teacher.mode == "batch" else 1
     return Room(
-        Share("cluster", min(found.training, 1 / most), most),
-        Share("engines" if found.apart else "cluster", found.engine, capacity.times(found.engine)),
+        Share("cluster", min(found.training, 1 / most), most, found.scattered),
+        Share("engines" if found.apart else "cluster", found.engine, capacity.times(found.engine), whole=True),
         Share("teacher", 1 / teachers, teachers),
         str(Path.cwd()),
     )
@@ -129,6 +135,7 @@ class Slots:
 
     def __init__(self) -> None:
         self._used: Counter[str] = Counter()  # pool -> parts of it, in billionths, which add up exactly
+        self._kept: Counter[str] = Counter()  # pool -> parts that may be kept from whole ones, in billionths
         self._running: Counter[Share] = Counter()
         self._waiting: list[tuple[int, int, Share, asyncio.Future[None]]] = []
         self._number = count()
@@ -142,8 +149,7 @@ class Slots:
         try:
             yield
         finally:
-            self._used[share.pool] -= _billionths(share)
-            self._running[share] -= 1
+            self._count(share, -1)
             self._give()
 
     def _give(self) -> None:
@@ -152,18 +158,22 @@ class Slots:
             share, given = waiting[-2:]
             if self._running[share] >= share.most or share.pool in blocked:
                 left.append(waiting)
-            elif self._used[share.pool] + _billionths(share) > BILLION:
+            elif (self._kept if share.whole else self._used)[share.pool] + _billionths(share.part) > BILLION:
                 blocked.add(share.pool)
                 left.append(waiting)
             else:
-                self._used[share.pool] += _billionths(share)
-                self._running[share] += 1
+                self._count(share, 1)
                 given.set_result(None)
         self._waiting = left
 
+    def _count(self, share: Share, times: int) -> None:
+        self._used[share.pool] += times * _billionths(share.part)
+        self._kept[share.pool] += times * _billionths(max(share.part, share.keeps))
+        self._running[share] += times
 
-def _billionths(share: Share) -> int:
-    return int(share.part * BILLION)
+
+def _billionths(part: float) -> int:
+    return int(part * BILLION)
 
 
 class Workshop:

@@ -71,6 +71,13 @@ def test_the_lowest_turn_comes_first_and_what_is_smaller_does_not_overtake_it() 
     assert said[:7] == ["+t0", "+t1", "+t2", "+e", "-t0", "+soon", "+late"]
 
 
+def test_an_engine_of_a_whole_node_begins_where_no_training_can_be_in_its_way() -> None:
+    """Two nodes of four GPUs: Ray puts a second training of one GPU on the other node, and then no engine has four."""
+    training, engine = Share("cluster", 1 / 8, 8, keeps=1 / 2), Share("cluster", 1 / 2, 2, whole=True)
+    said = order(("a", training, 0), ("b", training, 1), ("e", engine, 2), ("c", training, 3))
+    assert said[:5] == ["+a", "+b", "-a", "+e", "+c"], "c is beside e, which has its GPUs already"
+
+
 def test_a_kind_that_has_its_most_lets_others_overtake() -> None:
     """Of trainings, one at a time was asked for."""
     one = Share("cluster", 1 / 4, 1)
