@@ -64,7 +64,8 @@ def run(settings: Config, asked: Grid, stop: Stop, concurrency: int | None = Non
 def prepare(settings: Config, asked: Grid) -> Frontier:
     """As ``draft``, and check that the teacher can be reached and that the bill is bounded. Raises UserError."""
     frontier = draft(settings, asked)
-    pipeline.check_models(settings)
+    if frontier.missing:
+        pipeline.check_models(settings)
     if teaching := _asking(frontier):
         _check_bounded(frontier, teaching)
         provider.check(settings.teacher, settings.corpus)
