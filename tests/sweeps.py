@@ -54,7 +54,7 @@ def write(folder: Path, model: str, teacher: str, **spec: Any) -> list[str]:
     rows = [{"question": row["question"], "answer": row["answer"]} for row in questions()]
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fields = FIELDS | {"corpus": corpus, "ta.model": model, "teacher.base_url": teacher} | spec.pop("set", {})
-    raw = {"name": "tiny", "base": str(TINY), "set": fields, "concurrency": 2} | spec
+    raw = {"name": "tiny", "base": str(TINY), "set": fields, "concurrency": 2, "budget": {"max_queries": 500}} | spec
     (folder / "spec.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     return ["sweep", str(folder / "spec.yaml"), "--storage", str(folder / "storage")]
 
