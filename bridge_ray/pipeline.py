@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ import pyarrow.compute as pc
 
 from bridge_ray import amplify, evaluate, placement, storage
 from bridge_ray.answers import prompts
-from bridge_ray.config import Config, FromConfig, PruneLayers, SharedAccount, dump, flat
+from bridge_ray.config import Config, FromConfig, PruneLayers, dump, flat
 from bridge_ray.corpus import stage as corpus_stage
 from bridge_ray.corpus.load import load
 from bridge_ray.corpus.splits import split
@@ -30,7 +29,7 @@ from bridge_ray.progress import Progress
 from bridge_ray.report.write import write_metrics, write_report
 from bridge_ray.selection import embed, score, select
 from bridge_ray.stage import Done, Stage, discard, done, perform
-from bridge_ray.teacher import provider, teach
+from bridge_ray.teacher import answers, provider, teach
 from bridge_ray.teacher.asks import asks, price_of
 from bridge_ray.teacher.client import api_key
 from bridge_ray.teacher.ledger import Cap, balance, left
@@ -198,15 +197,10 @@ def _check_answers(config: Config, table: pa.Table) -> None:
 def _check_cap(run: Run) -> None:
     """A cap in US dollars under which not even the cheapest question fits would buy nothing."""
     cap, teacher = run.config.budget.max_usd, run.config.teacher
-    if cap is None:
-        return
-    listed = price_of(teacher)
-    train = run.corpus.filter(pc.equal(run.corpus["split"], "train")).to_pylist()
-    cheapest = min(worst_cost(listed, prompts.teacher(row), teacher.max_tokens) for row in train)
-    if cap < cheapest:
+    if cap is not None and cap < (cheapest := _cheapest(run)):
         raise UserError(
-            f"budget.max_usd {cap:g}: one request of {teacher.model} can cost ${math.ceil(cheapest * 1e6) / 1e6:.6f}, "
-            "so nothing could be bought; raise it, or lower teacher.max_tokens"
+            f"budget.max_usd {cap:g}: one request of {teacher.model} can cost {_dollars(cheapest)}, so nothing could "
+            "be bought; raise it, or lower teacher.max_tokens"
         )
 
 
@@ -214,35 +208,38 @@ def _check_account(run: Run) -> None:
     """Raise UserError where a shared account is used up and no first answer that is wanted lies in the store: what the
     stages before *teach* take would be for nothing."""
     shared, teacher = run.config.budget.account, run.config.teacher
-    if shared is None:
+    place = storage.locate(run.config.teacher_store)
+    if shared is None or not storage.exists(place):
         return
-    name = provider.identity(teacher, run.config.corpus)
-    train = run.corpus.filter(pc.equal(run.corpus["split"], "train")).to_pylist()
-    first = [asks(row, name, teacher)[0] for row in train]
-    cheapest = min(ask.worst_usd for ask in first)
-    room, known = _account_of(run.config.teacher_store, shared)
-    short = room.queries == 0 or (room.usd is not None and room.usd < cheapest)
-    if short and not any(ask.key in known for ask in first):
+    store, cheapest = open_store(place), _cheapest(run)
+    room = left(Cap(shared.max_queries, shared.max_usd), asyncio.run(balance(store, shared.name)))
+    if room.queries != 0 and (room.usd is None or room.usd >= cheapest):
+        return
+    name, known = provider.identity(teacher, run.config.corpus), frozenset(asyncio.run(answers.keys(store)))
+    if not any(asks(row, name, teacher)[0].key in known for row in _training(run)):
         has = "no query" if room.queries == 0 else f"${room.usd:.6f}"
         raise UserError(
             f"budget.account {shared.name}: {has} of its cap is left, one request of {teacher.model} can cost "
-            f"${math.ceil(cheapest * 1e6) / 1e6:.6f}, and no answer in {run.config.teacher_store} is of use; raise its "
-            "cap, or take another account"
+            f"{_dollars(cheapest)}, and no answer in {run.config.teacher_store} is of use; raise its cap, or take "
+            "another account"
         )
 
 
-def _account_of(location: str, shared: SharedAccount) -> tuple[Cap, frozenset[str]]:
-    """What the account can still pay, and the keys of all answers in its store."""
-    cap = Cap(shared.max_queries, shared.max_usd)
-    if not storage.exists(storage.locate(location)):
-        return cap, frozenset()
+def _cheapest(run: Run) -> float:
+    """Dollars that the cheapest first question may cost."""
+    teacher = run.config.teacher
+    listed = price_of(teacher)
+    return min(worst_cost(listed, prompts.teacher(row), teacher.max_tokens) for row in _training(run))
 
-    async def read() -> tuple[Cap, frozenset[str]]:
-        store = open_store(location)
-        keys = frozenset(PurePosixPath(path).stem for path in await store.paths("answers"))
-        return left(cap, await balance(store, shared.name)), keys
 
-    return asyncio.run(read())
+def _training(run: Run) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = run.corpus.filter(pc.equal(run.corpus["split"], "train")).to_pylist()
+    return rows
+
+
+def _dollars(amount: float) -> str:
+    """Rounded up: so much is enough."""
+    return f"${math.ceil(amount * 1e6) / 1e6:.6f}"
 
 
 def check_unchanged(run: Run) -> None:

@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -182,7 +181,7 @@ def _stored(run: Run, wanted: Iterable[str]) -> _Stored:
 
     async def read() -> _Stored:
         store = open_store(location)
-        keys = [PurePosixPath(path).stem for path in await store.paths("answers")]
+        keys = await answers.keys(store)
         sample = (await answers.answers(store, keys[:SAMPLE])).values()  # keys are hashes: any thousand is as good
         lengths = [reply.completion_tokens for reply in sample if _is(run.config.teacher.model, reply.model)]
         replies = await answers.answers(store, set(wanted).intersection(keys))

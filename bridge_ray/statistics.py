@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Correct = NDArray[np.float64]
 
+Questions = Mapping[int, NDArray[np.uint64]]
+"""Seed -> a number for each question that it was asked, in order of their ids; the same for the same question."""
+
 NARROW = 0.05  # what is too small to divide by: direct's accuracy, or the gap between it and the teacher
 
 

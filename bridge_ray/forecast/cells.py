@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bridge_ray.errors import UserError
-from bridge_ray.frontier.questions import Questions
-from bridge_ray.statistics import Correct, places_in_common
+from bridge_ray.statistics import Correct, Questions, places_in_common
 
 RIVALS = ("direct", "direct_labels")
 SYSTEMS = ("bridge", *RIVALS)

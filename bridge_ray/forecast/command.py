@@ -14,6 +14,7 @@ from bridge_ray.forecast import words
 from bridge_ray.forecast.cells import Cell, read, sample_of
 from bridge_ray.forecast.make import DRAWS, make
 from bridge_ray.frontier import grid, questions
+from bridge_ray.frontier.cells import answers_of
 from bridge_ray.progress import Progress
 from bridge_ray.report.forecast import render
 from bridge_ray.report.summary import percent, points
@@ -33,7 +34,7 @@ def run(root: str, name: str, budget: float | None, as_json: bool) -> None:
         raise UserError(f"{where}: no frontier to forecast from; first: bridge-ray frontier RECIPE --name {name}")
     missing = [cell for cell in frontier["missing"] if cell["reason"] == grid.NOT_YET]
     measured = read(frontier["cells"], where, missing)
-    sample = sample_of(measured, lambda cell: questions.answers(home, _place(cell)), questions.read(home))
+    sample = sample_of(measured, lambda cell: answers_of(home, _place(cell)), questions.read(home))
     with Progress(Console(stderr=True)).task("forecast", DRAWS, "draws") as task:
         found = make(
             name, measured, sample, budget, frontier["split"], frontier["intervals"], len(missing), tick=task.add

@@ -21,6 +21,7 @@ from bridge_ray.errors import Outage, TooFew, UserError
 from bridge_ray.frontier.grid import Cell
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.stage import Done, Stage, done
+from bridge_ray.statistics import Correct
 from bridge_ray.teacher.teach import Unpaid
 
 BOUGHT = "teach"  # the stage whose time is the teacher's, and whose answers are paid for
@@ -88,6 +89,12 @@ def pending(planned: Planned, root: str) -> list[Stage]:
 def file_of(home: str, cell: Cell, ending: str) -> str:
     """Where a cell's file is, ``.json`` or ``.parquet``, in the frontier's folder."""
     return storage.join(home, "cells", cell.name + ending)
+
+
+def answers_of(home: str, cell: Cell) -> Correct:
+    """Whether the model of a cell that is there answered each question correctly, in order of their ids."""
+    rows = storage.read_table(file_of(home, cell, ".parquet"), ["correct"])
+    return rows["correct"].to_numpy(zero_copy_only=False).astype(np.float64)
 
 
 def numbers_of(planned: Planned, home: str) -> dict[str, Any] | None:

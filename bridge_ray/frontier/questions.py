@@ -1,13 +1,12 @@
-"""Which questions each seed of a frontier was asked, and the cells' answers to them, as intervals are drawn from.
+"""Which questions each seed of a frontier was asked: several seeds may have been asked the same ones.
 
-Cells and what the forecast reads of them say which question is which by this alone: ids count a seed's own rows.
+A cell's predictions do not say: their ids count the rows of their own seed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +15,9 @@ from numpy.typing import NDArray
 
 from bridge_ray import storage
 from bridge_ray.errors import UserError
-from bridge_ray.frontier.cells import file_of
-from bridge_ray.frontier.grid import Cell
-from bridge_ray.statistics import Correct
+from bridge_ray.statistics import Questions
 
 FILE = "questions.parquet"
-
-Questions = Mapping[int, NDArray[np.uint64]]
-"""Seed -> a number for each question that it was asked, in order of their ids; the same for the same question."""
 
 
 def of(corpus: pa.Table, split: str) -> NDArray[np.uint64]:
@@ -38,7 +32,7 @@ def write(home: str, questions: Questions) -> None:
     """Keep them in the frontier's folder."""
     seeds = np.repeat(list(questions), [len(asked) for asked in questions.values()])
     asked = np.concatenate([np.empty(0, np.uint64), *questions.values()])
-    storage.write_table(storage.join(home, FILE), pa.table({"seed": seeds.astype(np.int64), "question": asked}))
+    storage.replace_table(storage.join(home, FILE), pa.table({"seed": seeds.astype(np.int64), "question": asked}))
 
 
 def read(home: str) -> Questions:
@@ -49,9 +43,3 @@ def read(home: str) -> Questions:
     table = storage.read_table(file)
     seeds, asked = (table[name].to_numpy() for name in ("seed", "question"))
     return {int(seed): asked[seeds == seed] for seed in np.unique(seeds)}
-
-
-def answers(home: str, cell: Cell) -> Correct:
-    """Whether the cell's model answered each of its seed's questions correctly."""
-    rows = storage.read_table(file_of(home, cell, ".parquet"), ["correct"])
-    return rows["correct"].to_numpy(zero_copy_only=False).astype(np.float64)

@@ -15,9 +15,8 @@ from bridge_ray import job, pipeline, placement, storage
 from bridge_ray.config import Config
 from bridge_ray.errors import UserError
 from bridge_ray.frontier import grid, making, questions, terminal
-from bridge_ray.frontier.cells import Lacks, Planned, Trial, numbers_of, pending
+from bridge_ray.frontier.cells import Lacks, Planned, Trial, answers_of, numbers_of, pending
 from bridge_ray.frontier.grid import Cell, Grid
-from bridge_ray.frontier.questions import Questions
 from bridge_ray.frontier.summary import Bootstrap, summarise
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.pipeline import Run
@@ -27,6 +26,7 @@ from bridge_ray.report.summary import percent
 from bridge_ray.report.write import versions
 from bridge_ray.selection.rank import examples_in_budget
 from bridge_ray.stage import Stage, done
+from bridge_ray.statistics import Questions
 from bridge_ray.stopping import Stop
 from bridge_ray.teacher import provider
 from bridge_ray.teacher.asks import is_free
@@ -224,7 +224,7 @@ def record(frontier: Frontier, cells: Mapping[str, dict[str, Any]], lacking: Map
     there = [cells[one.cell.name] for one in frontier.planned if one.cell.name in cells]
     absent = [one.cell for one in frontier.planned if one.cell.name not in cells]
     answers = {
-        (cell.system, cell.budget, cell.rows, cell.seed): questions.answers(base.home, cell)
+        (cell.system, cell.budget, cell.rows, cell.seed): answers_of(base.home, cell)
         for cell in (one.cell for one in frontier.planned)
         if cell.name in cells
     }

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bridge_ray.frontier.questions import Questions
 from bridge_ray.frontier.systems import SYSTEMS
 from bridge_ray.report.summary import WITHOUT_TA, points
-from bridge_ray.statistics import NARROW, Correct, mcnemar, places_in_common
+from bridge_ray.statistics import NARROW, Correct, Questions, mcnemar, places_in_common
 
 Answers = Mapping[tuple[str, float, int, int], Correct]  # (system, budget, rows, seed) -> 0 or 1 per question
 Series = Mapping[int, Correct]  # seed -> the same

@@ -253,8 +253,12 @@ def _keeper(sweep: Sweep, payer: Payer, room: Room) -> Any:
 
     from bridge_ray.sweep.shared import Keeper, Terms
 
-    made = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000)(Keeper)
-    return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
+    named = {"name": sweep.home, "namespace": "bridge-ray"}  # a claim lapses where its owner is held up for long
+    made = ray.remote(num_cpus=0, scheduling_strategy=local_ray.here(), max_concurrency=10_000, **named)(Keeper)
+    try:
+        return made.remote(Terms(payer, sweep.spec.asha), room, sweep.draft)
+    except ValueError as error:  # the name is taken
+        raise UserError(f"sweep {sweep.spec.name} runs on this cluster already; wait until it has ended") from error
 
 
 def _tune(sweep: Sweep, keeper: Any, conductor: Conductor, at_once: int) -> bool:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from bridge_ray.objects import Store, gather
@@ -63,6 +64,11 @@ async def answers(store: Store, keys: Iterable[str]) -> dict[str, Reply]:
 
     found = await gather(one, keys)
     return {key: reply for key, reply in found.items() if reply is not None}
+
+
+async def keys(store: Store) -> list[str]:
+    """Those of all answers, sorted."""
+    return [PurePosixPath(path).stem for path in await store.paths("answers")]
 
 
 def _path(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,15 @@ from tests import stub_stages
 SYSTEMS = ("direct", "direct_labels", "bridge")
 EVERY = (*SYSTEMS, "teacher")
 PATIENCE = 120.0  # seconds that a training waits for the other one to begin
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local() -> Iterator[None]:
+    import ray
+
+    local_ray.start()
+    yield
+    ray.shutdown()
 
 
 def teach(work: Work) -> dict[str, Any]:
@@ -141,7 +150,6 @@ def test_a_stop_ends_all_of_it_and_the_same_command_goes_on(tmp_path: Path) -> N
 
 def test_a_key_that_the_cluster_s_workers_do_not_have_is_missed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """They have the environment in which Ray was started, and this process's is another."""
-    local_ray.start()
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     fields = ["teacher.standin=null", "teacher.model=gpt-4o"]

@@ -35,7 +35,6 @@ class Holder:
 def one_gpu() -> Iterator[None]:
     import ray
 
-    ray.shutdown()  # whatever tests before this one have left
     ray.init("local", num_cpus=8, num_gpus=1, include_dashboard=False)
     yield
     ray.shutdown()

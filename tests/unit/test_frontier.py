@@ -23,7 +23,7 @@ from bridge_ray.errors import Outage, UserError
 from bridge_ray.export import export
 from bridge_ray.forecast.cells import read
 from bridge_ray.frontier import making, plan, questions, run, terminal
-from bridge_ray.frontier.cells import Planned, Trial, upstream
+from bridge_ray.frontier.cells import Planned, Trial, answers_of, upstream
 from bridge_ray.frontier.grid import Cell, cell_of, cells, check, grid, payer, settings_of
 from bridge_ray.frontier.summary import Bootstrap, Line, compare, gains, pareto, recommend, resampled, summarise
 from bridge_ray.frontier.systems import SYSTEMS, chosen, configured
@@ -815,7 +815,7 @@ def test_a_frontier_keeps_what_a_forecast_s_intervals_are_drawn_from(
     )["cells"]
     home = str(tmp_path / "runs" / "tiny")
     assert {seed: list(asked) for seed, asked in questions.read(home).items()} == {0: [0, 1]}
-    assert list(questions.answers(home, cell_of(cell))) == [1, 0]
+    assert list(answers_of(home, cell_of(cell))) == [1, 0]
 
 
 def test_a_cell_says_in_which_number_formats_its_models_were_trained(

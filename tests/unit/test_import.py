@@ -16,6 +16,7 @@ from rich.console import Console
 
 from bridge_ray import cli, config, pipeline
 from bridge_ray.answers import prompts
+from bridge_ray.errors import UserError
 from bridge_ray.objects import open_store
 from bridge_ray.progress import Progress
 from bridge_ray.stage import Work
@@ -162,6 +163,19 @@ def test_teach_finds_the_imported_answers_and_pays_nothing(run: Run, tmp_path: P
     assert [(row["rationale"], row["answer"], row["verified"], row["cost_usd"]) for row in bought.rows] == [
         ("Look at it.", question["answer"], True, 0) for question in ranking
     ]
+
+
+def test_teach_says_that_the_account_has_no_room_and_not_that_the_teacher_is_wrong(run: Run, tmp_path: Path) -> None:
+    """What it is asked for is neither in the store nor within the cap."""
+    settings = config.load("mine.yaml", ["budget.account={name: team, max_usd: 0.000001}"])
+    store, quiet = str(tmp_path / "storage/teacher"), Progress(Console(quiet=True))
+    terms = teach.Terms(settings.teacher, settings.corpus, store, settings.budget.account)
+    work = Work("teach", "mine", {}, str(tmp_path / "out"), settings.engine, settings.training, quiet, "f" * 16)
+    with (
+        quiet.task("teach", 4, "queries") as task,
+        pytest.raises(UserError, match=r"^budget.account team: its cap of \$1e-06 is reached, .*; raise its cap"),
+    ):
+        teach.purchase(questions("train")[:4], terms, work, 4, None, task)
 
 
 @pytest.mark.parametrize(

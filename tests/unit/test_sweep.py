@@ -319,6 +319,7 @@ def test_a_sweep_goes_on_from_what_the_one_before_it_has_left(
     assert len(storage.read_json(f"{root}/sweeps/s/sweep.json")["trials"]) == 2
     assert "sweep s is at work elsewhere; waiting until it has ended" in capsys.readouterr().err
 
+    monkeypatch.setattr(run, "execute", lambda *_: pytest.fail("a trial was begun again"))
     late = iter([replace(prepare(settings, base), book=Book(book.home))])
     monkeypatch.setattr(run, "prepare", lambda *how: next(late, None) or prepare(*how))
     assert run.run(file, root=root) == 0, "nothing is left to do"
